@@ -1,0 +1,47 @@
+# Every target sets up what it needs: a virtual environment in .venv, made again when pyproject.toml changes.
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+# Named after the place of the checkout: an editable install that was copied along would point to the original.
+READY := $(VENV)/ready-$(shell pwd | cksum | cut -d ' ' -f 1)
+# -P keeps the checkout off sys.path: there ./cascade lacks the packages that live in other folders.
+RUN := $(VENV)/bin/python -P
+
+.PHONY: help run test bench coverage lint format types clean
+
+help:
+	@echo 'make run | test | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
+
+run: $(READY)
+	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
+
+test: $(READY)
+	$(RUN) -m pytest $(ARGS)
+
+bench: $(READY)
+	$(RUN) -m pytest bench -s --timeout=0 $(ARGS)
+
+coverage: $(READY)
+	$(RUN) -m coverage run -m pytest $(ARGS)
+	$(RUN) -m coverage report --show-missing --skip-covered
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+types: $(READY)
+	$(VENV)/bin/python tools/typecheck.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@

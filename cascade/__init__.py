@@ -1,0 +1,131 @@
+"""Cascade: an in-process workflow engine for asyncio and trio.
+
+Plain functions with `@task` build a tree of lazy results when called; `run(tree)` computes it.
+"""
+
+from cascade.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
+from cascade.constraints import ConstraintManager, ConstraintStatistics, GlobalConstraint
+from cascade.engine import Engine, EngineStatistics, run, run_async
+from cascade.errors import (
+    CacheKeyError,
+    CascadeError,
+    CycleError,
+    DependencyMissingError,
+    JumpKeyError,
+    JumpNotBoundError,
+    MissingParameterError,
+    ResourceNotFoundError,
+    RouteNotFoundError,
+    StaticGraphError,
+    StepLimitError,
+    TargetNotFoundError,
+    TaskTimeoutError,
+    VerifyError,
+)
+from cascade.events import (
+    Event,
+    MessageBus,
+    ResourceAcquired,
+    ResourceReleased,
+    RunFinished,
+    RunStarted,
+    TaskBlocked,
+    TaskEvent,
+    TaskExecutionFinished,
+    TaskExecutionStarted,
+    TaskRetrying,
+    TaskSkipped,
+    TaskStalled,
+)
+from cascade.executor import Executor, LocalExecutor
+from cascade.expressions import (
+    Jump,
+    JumpSelector,
+    LazyResult,
+    MappedLazyResult,
+    Router,
+    TailCall,
+)
+from cascade.flow import bind, pipeline, select_jump, sequence
+from cascade.graph import BuiltGraph, Edge, Graph, Node, build_graph
+from cascade.inputs import Env, Param
+from cascade.interpreter import GraphExecutionStrategy
+from cascade.plan import parameters
+from cascade.resources import ResourceDefinition, inject, resource
+from cascade.retry import RetryPolicy
+from cascade.solver import ExecutionPlan, NativeSolver, Solver
+from cascade.state import InMemoryStateBackend, StateBackend
+from cascade.task import Task, task
+
+__all__ = [
+    "BuiltGraph",
+    "CacheKeyError",
+    "CachePolicy",
+    "CascadeError",
+    "ConstraintManager",
+    "ConstraintStatistics",
+    "CycleError",
+    "DependencyMissingError",
+    "Edge",
+    "Engine",
+    "EngineStatistics",
+    "Env",
+    "Event",
+    "ExecutionPlan",
+    "Executor",
+    "FileExistenceCache",
+    "GlobalConstraint",
+    "Graph",
+    "GraphExecutionStrategy",
+    "Hit",
+    "InMemoryCache",
+    "InMemoryStateBackend",
+    "Jump",
+    "JumpKeyError",
+    "JumpNotBoundError",
+    "JumpSelector",
+    "LazyResult",
+    "LocalExecutor",
+    "MappedLazyResult",
+    "MessageBus",
+    "MissingParameterError",
+    "NativeSolver",
+    "Node",
+    "Param",
+    "ResourceAcquired",
+    "ResourceDefinition",
+    "ResourceNotFoundError",
+    "ResourceReleased",
+    "RetryPolicy",
+    "RouteNotFoundError",
+    "Router",
+    "RunFinished",
+    "RunStarted",
+    "Solver",
+    "StateBackend",
+    "StaticGraphError",
+    "StepLimitError",
+    "TailCall",
+    "TargetNotFoundError",
+    "Task",
+    "TaskBlocked",
+    "TaskEvent",
+    "TaskExecutionFinished",
+    "TaskExecutionStarted",
+    "TaskRetrying",
+    "TaskSkipped",
+    "TaskStalled",
+    "TaskTimeoutError",
+    "VerifyError",
+    "bind",
+    "build_graph",
+    "inject",
+    "parameters",
+    "pipeline",
+    "resource",
+    "run",
+    "run_async",
+    "select_jump",
+    "sequence",
+    "task",
+]

@@ -1,0 +1,735 @@
+"""Who may start: the state of capacity and constraints, without IO and without a clock.
+
+Words. A **thing** is what is held while a task runs: a named capacity, or the slots of a
+concurrency limit. A request claims an amount of each of its things, all at once or nothing. A
+**denier** is a pause or a rate: it holds nothing back, it says no for the moment.
+
+The law (a plain list in order of arrival would do it, slowly): *grant the earliest request that is
+admissible, until none is.* A request is admissible when no pause matches it, each rate that
+matches it has a token, each of its things has enough free, and no earlier request that only things
+keep waiting claims one of the same things. So a request denied by a pause or a rate stands in
+nobody's way and in no queue, and among the others nobody overtakes. Taking the last token closes
+the rate for those behind, who then no longer stand in anybody's way either: hence "until".
+
+Requests of one task with amounts of the same names always want the same, so they form a **line**,
+first in, first out, and only its head matters. Lines with the same deniers form a **family**, which
+is open or closed as a whole. A thing keeps, per family, its lines ordered by their heads' arrival;
+its **front** is the earliest among the open families. Closing or opening a family is thus one
+flag, however many wait.
+
+A line is either a **candidate**, to be looked at as soon as its family is open, or stuck at a
+thing, either short of it or behind its front. What changes a thing (something given back, a line
+that moved) makes candidates of the first lines of its families; closing a family does so for the
+things at which it kept others waiting. So work is done per change, not per waiter: a grant costs
+the same with ten waiting as with ten thousand. Only a change of the constraints themselves looks
+at all lines again (not at all waiters).
+
+Prior art: anyio's CapacityLimiter (who releases hands over, a cancelled grantee passes on), the
+watched literals of SAT solvers (look again only where the one reason for being stuck has gone).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import Any, TypeAlias
+
+from cascade.bucket import Bucket
+from cascade.constraints import (
+    ConstraintStatistics,
+    Exact,
+    GlobalConstraint,
+    checked_amount,
+    checked_capacity,
+    parse_rate,
+    parse_scope,
+)
+
+# Task names are code, so a program has few; patterns are matched once for each.
+_MAX_NAMES = 4096
+
+PARKED, GRANTED, STARTED, DONE, UNLIMITED = range(5)
+
+Claims: TypeAlias = "tuple[tuple[Thing, Exact], ...]"
+Needs: TypeAlias = "tuple[tuple[Capacity, Exact], ...]"
+LineKey: TypeAlias = "tuple[str, tuple[Capacity, ...]]"
+
+
+class Thing:
+    """What tasks hold while they run: `free` of it is left, negative when lowered meanwhile."""
+
+    __slots__ = ("free", "label", "queues")
+
+    def __init__(self, label: str, free: Exact) -> None:
+        self.label = label
+        self.free = free
+        self.queues: dict[Family, list[tuple[int, Line]]] = {}
+
+    def front(self) -> Line | None:
+        """The line whose head came first among those that only things keep waiting."""
+        first: tuple[int, Line] | None = None
+        for family, queue in self.queues.items():
+            if family.open and (first is None or queue[0][0] < first[0]):
+                first = queue[0]
+        return first[1] if first else None
+
+
+class Capacity(Thing):
+    """A named resource of the engine."""
+
+    __slots__ = ("name", "rank", "total")
+
+    def __init__(self, name: str, rank: int, total: Exact) -> None:
+        super().__init__(f"capacity {name!r}", total)
+        self.name = name
+        self.rank = rank
+        self.total = total
+
+
+class Rule:
+    """A constraint in force, with what it has admitted; this class itself is a pause."""
+
+    __slots__ = (
+        "definition",
+        "expires_at",
+        "label",
+        "left",
+        "lines",
+        "longest",
+        "matches",
+        "running",
+    )
+
+    def __init__(self, definition: GlobalConstraint) -> None:
+        self.matches: Callable[[str], object] = parse_scope(definition.scope)
+        self.running = 0
+        self.longest = 0.0
+        self.lines = 0
+        self.define(definition)
+
+    def define(self, definition: GlobalConstraint) -> None:
+        self.definition = definition
+        self.label = f"{definition.type} {definition.id!r} on {definition.scope!r}"
+        self.expires_at = inf
+        self.left: float | None = None
+
+
+class Limit(Rule):
+    """A concurrency limit: its slots are a thing."""
+
+    __slots__ = ("slots",)
+
+    def __init__(self, definition: GlobalConstraint) -> None:
+        super().__init__(definition)
+        self.slots = Thing(self.label, definition.params["limit"])
+
+    def replace(self, definition: GlobalConstraint) -> None:
+        self.slots.free += definition.params["limit"] - self.definition.params["limit"]
+        self.define(definition)
+        self.slots.label = self.label
+
+
+class Rate(Rule):
+    """A rate limit, and the families that need its tokens."""
+
+    __slots__ = ("bucket", "families")
+
+    def __init__(self, definition: GlobalConstraint) -> None:
+        super().__init__(definition)
+        params = definition.params
+        self.bucket = Bucket(parse_rate(params["rate"]), params["burst"])
+        self.families: dict[Family, None] = {}
+
+    def replace(self, definition: GlobalConstraint, now: float) -> None:
+        params = definition.params
+        self.bucket.change(parse_rate(params["rate"]), params["burst"], now)
+        self.define(definition)
+
+
+class Wants:
+    """What the constraints ask of the tasks of one name."""
+
+    __slots__ = ("claims", "deniers", "mortal", "pause", "rates", "rules")
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        self.rates = tuple(rule for rule in rules if isinstance(rule, Rate))
+        pauses = tuple(rule for rule in rules if rule.definition.type == "pause")
+        self.pause = pauses[0] if pauses else None
+        self.deniers = (*pauses, *self.rates)
+        limits = (rule for rule in rules if isinstance(rule, Limit))
+        self.claims: Claims = tuple((rule.slots, 1) for rule in limits)
+        self.mortal = tuple(rule for rule in rules if rule.definition.ttl is not None)
+
+
+_NOTHING = Wants(())
+
+
+class Family:
+    """The lines with the same deniers: open when none of these denies."""
+
+    __slots__ = ("blocked_at", "candidates", "key", "lines", "number", "open", "opens_at")
+
+    def __init__(self, key: tuple[Rule, ...], number: int) -> None:
+        self.key = key
+        self.number = number
+        self.open = False
+        self.opens_at = inf
+        self.lines = 0
+        self.candidates: list[tuple[int, Line]] = []
+        # Things at which lines of other families wait behind lines of this one.
+        self.blocked_at: set[Thing] = set()
+
+
+class Line:
+    """Parked requests that want the same, in order of arrival."""
+
+    __slots__ = ("candidate", "family", "key", "seq", "things", "waiters", "wants")
+
+    def __init__(self, key: LineKey) -> None:
+        self.key = key
+        self.waiters: OrderedDict[Ticket, None] = OrderedDict()
+        self.seq = 0
+        self.candidate = False
+        self.wants: Wants
+        self.family: Family
+        self.things: tuple[Thing, ...]
+
+
+class Ticket:
+    """One request: parked, granted, started, done; or unlimited, when there is nothing to ask.
+
+    `reason` names what blocked a request that was parked, else it is None. `owner` and `resume`
+    are the caller's, who sets them on a parked one.
+    """
+
+    __slots__ = (
+        "amounts",
+        "claims",
+        "line",
+        "name",
+        "owner",
+        "reason",
+        "resume",
+        "seq",
+        "since",
+        "state",
+        "wants",
+    )
+
+    # Set when it is granted.
+    claims: Claims
+    wants: Wants
+    # Set when it is parked.
+    line: Line
+    seq: int
+    since: float
+
+    def __init__(self, name: str, amounts: Needs, state: int) -> None:
+        self.name = name
+        self.amounts = amounts
+        self.state = state
+        self.reason: str | None = None
+
+    owner: Any
+    resume: Callable[[], object]
+
+    @property
+    def parked(self) -> bool:
+        """Whether it still waits for its grant."""
+        return self.state == PARKED
+
+    def __repr__(self) -> str:
+        state = ("parked", "granted", "started", "done", "unlimited")[self.state]
+        return f"<Ticket {self.name!r} {state}>"
+
+
+# The ticket of every request that nothing limits.
+FREE = Ticket("", (), UNLIMITED)
+
+
+class Admission:
+    """All state of one engine's capacity and constraints; `now` is an argument.
+
+    Each method brings the state to rest. Requests that were parked and have been granted on the
+    way are appended to `granted`, in the order of the grants; the caller takes them from there.
+    """
+
+    def __init__(self, capacity: Mapping[str, object] | None = None) -> None:
+        totals = checked_capacity(capacity)
+        self.capacities = {
+            name: Capacity(name, rank, total) for rank, (name, total) in enumerate(totals.items())
+        }
+        self.granted: list[Ticket] = []
+        self.grants = 0
+        self.parked = 0
+        # Whether decisions depend on the time at all.
+        self.timed = False
+        # Called whenever the constraints have changed, before anything is granted.
+        self.listeners: dict[object, Callable[[], object]] = {}
+        self._rules: dict[tuple[str, str], Rule] = {}
+        self._mortal: tuple[Rule, ...] = ()
+        self._wants: dict[str, Wants | None] = {}
+        self._lines: dict[LineKey, Line] = {}
+        self._families: dict[tuple[Rule, ...], Family] = {}
+        # Closed families without a pause, by the time at which they open.
+        self._openings: list[tuple[float, int, Family]] = []
+        self._agenda: list[tuple[int, Family]] = []
+        self._numbers = count(1)
+
+    # Requests
+
+    def wants(self, name: str) -> Wants | None:
+        """What the constraints ask of tasks of this name; None: nothing matches it."""
+        try:
+            return self._wants[name]
+        except KeyError:
+            pass
+        rules = tuple(rule for rule in self._rules.values() if rule.matches(name))
+        if len(self._wants) >= _MAX_NAMES:
+            self._wants.clear()
+        wants = self._wants[name] = Wants(rules) if rules else None
+        return wants
+
+    def ask(self, name: str, amounts: Mapping[str, object] | None, now: float) -> Ticket:
+        """A ticket that is granted, or parked, or (nothing limits it) unlimited.
+
+        What is due by `now` must have been done, by `advance`, so that no newcomer overtakes.
+        `ValueError` for amounts that are malformed or more than the capacity.
+        """
+        needs = self._needs(name, amounts) if amounts else ()
+        wants = self.wants(name) or _NOTHING
+        if wants is _NOTHING and not needs:
+            return FREE
+        ticket = Ticket(name, needs, GRANTED)
+        ticket.reason = self._blocker(wants, wants.claims + needs, now)
+        if ticket.reason is None:
+            self._take(ticket, wants, now)
+        else:
+            self._park(ticket, now)
+        if self._agenda:
+            self._pump(now)
+        return ticket
+
+    def start(self, ticket: Ticket, now: float) -> None:
+        """The task of a granted ticket starts now: the tokens reserved for it are taken."""
+        if ticket.state != GRANTED:
+            return
+        ticket.state = STARTED
+        for rate in ticket.wants.rates:
+            rate.bucket.start(now)
+            if rate.families:
+                self._refresh(rate, now)
+        if self.timed:
+            self.advance(now)
+
+    def give_back(self, ticket: Ticket, now: float) -> None:
+        """The attempt has ended: what it held is free for others."""
+        if ticket.state == GRANTED:
+            self.start(ticket, now)
+        if ticket.state == STARTED:
+            self._release(ticket)
+            self.advance(now)
+
+    def withdraw(self, ticket: Ticket, now: float) -> None:
+        """The request is given up before its start: its place, or its grant, goes to others."""
+        if ticket.state == PARKED:
+            ticket.state = DONE
+            self._leave(ticket)
+        elif ticket.state == GRANTED:
+            for rate in ticket.wants.rates:
+                rate.bucket.cancel()
+                if rate.families:
+                    self._refresh(rate, now)
+            self._release(ticket)
+        self.advance(now)
+
+    def _needs(self, name: str, amounts: Mapping[str, object]) -> Needs:
+        needs = []
+        for resource, value in amounts.items():
+            amount = checked_amount(name, resource, value)
+            capacity = self.capacities.get(resource)
+            if capacity is None:
+                continue
+            if amount > capacity.total:
+                raise ValueError(
+                    f"task {name!r} asks for {value} of {resource!r}, more than its capacity of "
+                    f"{_shown(capacity.total)}; ask for less or raise system_resources"
+                )
+            needs.append((capacity, amount))
+        # One order for all, so that equal names make one line.
+        needs.sort(key=_rank)
+        return tuple(needs)
+
+    def _blocker(self, wants: Wants, claims: Claims, now: float) -> str | None:
+        """What a newcomer has to wait for, by name."""
+        if wants.pause is not None:
+            return wants.pause.label
+        for rate in wants.rates:
+            if rate.bucket.ready_at > now:
+                return rate.label
+        for thing, need in claims:
+            if thing.free < need or (thing.queues and thing.front() is not None):
+                return thing.label
+        return None
+
+    def _take(self, ticket: Ticket, wants: Wants, now: float) -> None:
+        ticket.state = GRANTED
+        ticket.wants = wants
+        ticket.claims = claims = wants.claims + ticket.amounts
+        self.grants += 1
+        for thing, need in claims:
+            thing.free -= need
+        for rule in wants.rules:
+            rule.running += 1
+        for rate in wants.rates:
+            rate.bucket.reserve()
+            if rate.families:
+                self._refresh(rate, now)
+
+    def _release(self, ticket: Ticket) -> None:
+        ticket.state = DONE
+        for thing, need in ticket.claims:
+            thing.free += need
+            if thing.queues:
+                self._touch(thing)
+        for rule in ticket.wants.rules:
+            rule.running -= 1
+
+    # Lines
+
+    def _park(self, ticket: Ticket, now: float) -> None:
+        ticket.state = PARKED
+        ticket.seq = next(self._numbers)
+        ticket.since = now
+        self.parked += 1
+        key = (ticket.name, tuple(capacity for capacity, _ in ticket.amounts))
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(key)
+            line.seq = ticket.seq
+            self._place(line, now)
+        line.waiters[ticket] = None
+        ticket.line = line
+
+    def _place(self, line: Line, now: float) -> None:
+        """Put a line into its family and into the queues of its things."""
+        name, capacities = line.key
+        line.wants = wants = self.wants(name) or _NOTHING
+        line.things = (*(thing for thing, _ in wants.claims), *capacities)
+        family = self._families.get(wants.deniers)
+        if family is None:
+            family = Family(wants.deniers, next(self._numbers))
+            self._families[wants.deniers] = family
+            for rate in wants.rates:
+                rate.families[family] = None
+            self._reopen(family, now)
+        line.family = family
+        family.lines += 1
+        for rule in wants.mortal:
+            rule.lines += 1
+        for thing in line.things:
+            insort(thing.queues.setdefault(family, []), (line.seq, line))
+        line.candidate = False
+        self._nominate(line)
+
+    def _leave(self, ticket: Ticket) -> None:
+        """Take a request out of its line; a new head, or none, changes the line's place."""
+        line = ticket.line
+        self.parked -= 1
+        del line.waiters[ticket]
+        if ticket.seq != line.seq:
+            return
+        family = line.family
+        if line.candidate:
+            _discard(family.candidates, line)
+            line.candidate = False
+            self._offer(family)
+        for thing in line.things:
+            queue = thing.queues[family]
+            _discard(queue, line)
+            if not queue:
+                del thing.queues[family]
+        if line.waiters:
+            line.seq = next(iter(line.waiters)).seq
+            for thing in line.things:
+                insort(thing.queues.setdefault(family, []), (line.seq, line))
+            self._nominate(line)
+        else:
+            self._drop(line)
+
+    def _drop(self, line: Line) -> None:
+        del self._lines[line.key]
+        for rule in line.wants.mortal:
+            rule.lines -= 1
+        family = line.family
+        family.lines -= 1
+        if not family.lines:
+            del self._families[family.key]
+            self._forget_opening(family)
+            for rate in line.wants.rates:
+                del rate.families[family]
+
+    def _nominate(self, line: Line) -> None:
+        """Make a line a candidate: it is looked at when its family is open."""
+        if line.candidate:
+            return
+        line.candidate = True
+        entry = (line.seq, line)
+        candidates = line.family.candidates
+        insort(candidates, entry)
+        if candidates[0] is entry:
+            self._offer(line.family)
+
+    def _offer(self, family: Family) -> None:
+        """Have the first candidate of a family, if it is open, looked at in its turn."""
+        if family.open and family.candidates:
+            heappush(self._agenda, (family.candidates[0][0], family))
+
+    def _touch(self, thing: Thing) -> None:
+        """Something about a thing has changed for those first in its queues."""
+        for queue in thing.queues.values():
+            self._nominate(queue[0][1])
+
+    def _pump(self, now: float) -> None:
+        """Grant the earliest admissible request, until none is."""
+        agenda = self._agenda
+        while agenda:
+            seq, family = heappop(agenda)
+            candidates = family.candidates
+            if not family.open or not candidates or candidates[0][0] != seq:
+                continue
+            _, line = candidates.pop(0)
+            line.candidate = False
+            self._offer(family)
+            if not self._is_stuck(line):
+                self._grant(line, now)
+
+    def _is_stuck(self, line: Line) -> bool:
+        """Whether a thing keeps the line waiting. Somebody will touch that thing in time."""
+        head = next(iter(line.waiters))
+        for thing, need in line.wants.claims + head.amounts:
+            front = thing.front()
+            if front is not line:
+                assert front is not None
+                front.family.blocked_at.add(thing)
+                return True
+            if thing.free < need:
+                return True
+        return False
+
+    def _grant(self, line: Line, now: float) -> None:
+        ticket = next(iter(line.waiters))
+        waited = now - ticket.since
+        for rule in line.wants.rules:
+            if rule.longest < waited:
+                rule.longest = waited
+        self._leave(ticket)
+        self._take(ticket, line.wants, now)
+        self.granted.append(ticket)
+
+    # Time
+
+    def _refresh(self, rate: Rate, now: float) -> None:
+        for family in rate.families:
+            self._reopen(family, now)
+
+    def _reopen(self, family: Family, now: float) -> None:
+        """Find out anew when a family is open; tell whom its opening or closing concerns."""
+        opens_at = -inf
+        for denier in family.key:
+            ready_at = denier.bucket.ready_at if isinstance(denier, Rate) else inf
+            opens_at = max(opens_at, ready_at)
+        was_open = family.open
+        self._forget_opening(family)
+        family.opens_at = opens_at
+        family.open = opens_at <= now
+        if family.open:
+            if not was_open:
+                self._offer(family)
+            return
+        if family.key[0].definition.type != "pause":
+            insort(self._openings, (opens_at, family.number, family))
+        if was_open:
+            for thing in family.blocked_at:
+                self._touch(thing)
+            family.blocked_at.clear()
+
+    def _forget_opening(self, family: Family) -> None:
+        entry = (family.opens_at, family.number, family)
+        index = bisect_left(self._openings, entry)
+        if index < len(self._openings) and self._openings[index] == entry:
+            del self._openings[index]
+
+    def advance(self, now: float) -> None:
+        """Do what is due, then grant what can be granted."""
+        self._expire(now)
+        while self._openings and self._openings[0][0] <= now:
+            self._reopen(self._openings[0][2], now)
+        if self._agenda:
+            self._pump(now)
+
+    def _expire(self, now: float) -> None:
+        if self._mortal:
+            expired = [rule for rule in self._mortal if rule.expires_at <= now]
+            for rule in expired:
+                del self._rules[_place_of(rule.definition)]
+            if expired:
+                self._rewire(now)
+
+    def deadline(self) -> float | None:
+        """When time will next matter to somebody parked; None: it does not.
+
+        inf: it will, once a task that was granted a token has started.
+        """
+        deadline = self._openings[0][0] if self._openings else None
+        for rule in self._mortal:
+            if rule.lines and (deadline is None or rule.expires_at < deadline):
+                deadline = rule.expires_at
+        return deadline
+
+    def begin(self, now: float) -> None:
+        """A run starts: a ttl given outside an event loop counts from here."""
+        for rule in self._mortal:
+            if rule.left is not None:
+                rule.expires_at = now + rule.left
+                rule.left = None
+
+    def change_clock(self, old: float, new: float) -> None:
+        """Another event loop's clock shows `new` where the last one showed `old`."""
+        for rule in self._rules.values():
+            if rule.left is None:
+                rule.expires_at += new - old
+            if isinstance(rule, Rate):
+                rule.bucket.refill()
+
+    # Changes
+
+    def set(self, definition: GlobalConstraint, now: float | None, before: float = 0.0) -> None:
+        """Put a checked constraint in force. `now` is None outside an event loop.
+
+        `before` is the last known time, for what a replaced rate has already given out.
+        """
+        moment = before if now is None else now
+        self._expire(moment)
+        place = _place_of(definition)
+        for key, rule in list(self._rules.items()):
+            if rule.definition.id == definition.id and key != place:
+                del self._rules[key]
+        self._put(place, definition, moment)
+        rule = self._rules[place]
+        if definition.ttl is not None:
+            if now is None:
+                rule.left = float(definition.ttl)
+            else:
+                rule.expires_at = now + float(definition.ttl)
+        self._rewire(moment)
+        self.advance(moment)
+
+    def _put(self, place: tuple[str, str], definition: GlobalConstraint, now: float) -> None:
+        rule = self._rules.get(place)
+        if isinstance(rule, Limit):
+            rule.replace(definition)
+        elif isinstance(rule, Rate):
+            rule.replace(definition, now)
+        elif rule is not None:
+            rule.define(definition)
+        elif definition.type == "concurrency":
+            self._rules[place] = Limit(definition)
+        elif definition.type == "rate_limit":
+            self._rules[place] = Rate(definition)
+        else:
+            self._rules[place] = Rule(definition)
+
+    def remove(self, id: str, now: float) -> bool:
+        """Take the constraint of this id out of force; tells whether there was one."""
+        self._expire(now)
+        for key, rule in self._rules.items():
+            if rule.definition.id == id:
+                del self._rules[key]
+                self._rewire(now)
+                self.advance(now)
+                return True
+        return False
+
+    def remove_pause(self, scope: str, now: float) -> bool:
+        """Take the pause of exactly this scope out of force; tells whether there was one."""
+        self._expire(now)
+        if self._rules.pop((scope, "pause"), None) is None:
+            return False
+        self._rewire(now)
+        self.advance(now)
+        return True
+
+    def _rewire(self, now: float) -> None:
+        """The constraints have changed: find out anew what every line wants."""
+        rules = self._rules.values()
+        self._mortal = tuple(rule for rule in rules if rule.definition.ttl is not None)
+        self.timed = bool(self._mortal) or any(isinstance(rule, Rate) for rule in rules)
+        self._wants.clear()
+        for listener in list(self.listeners.values()):
+            listener()
+        for line in self._lines.values():
+            for thing in line.things:
+                thing.queues.clear()
+            for rate in line.wants.rates:
+                rate.families.clear()
+        for rule in rules:
+            rule.lines = 0
+        self._families.clear()
+        self._openings.clear()
+        self._agenda.clear()
+        for line in self._lines.values():
+            self._place(line, now)
+
+    # Reports
+
+    def active(self) -> tuple[GlobalConstraint, ...]:
+        """The constraints in force, each with params of its own."""
+        definitions = (rule.definition for rule in self._rules.values())
+        return tuple(replace(each, params=dict(each.params)) for each in definitions)
+
+    def constraint_statistics(self, now: float) -> dict[str, ConstraintStatistics]:
+        """By the id of each constraint."""
+        waiting = dict.fromkeys(self._rules.values(), 0)
+        longest = {rule: rule.longest for rule in waiting}
+        for line in self._lines.values():
+            waited = now - next(iter(line.waiters)).since
+            for rule in line.wants.rules:
+                waiting[rule] += len(line.waiters)
+                longest[rule] = max(longest[rule], waited)
+        return {
+            rule.definition.id: ConstraintStatistics(rule.running, waiting[rule], longest[rule])
+            for rule in waiting
+        }
+
+    def parked_of(self, owner: object) -> list[Ticket]:
+        """The parked requests of one owner."""
+        lines = self._lines.values()
+        return [ticket for line in lines for ticket in line.waiters if ticket.owner is owner]
+
+
+def _place_of(definition: GlobalConstraint) -> tuple[str, str]:
+    return definition.scope, definition.type
+
+
+def _rank(need: tuple[Capacity, Exact]) -> int:
+    return need[0].rank
+
+
+def _shown(value: Exact) -> str:
+    return str(value if isinstance(value, int) else float(value))
+
+
+def _discard(queue: list[tuple[int, Line]], line: Line) -> None:
+    """Take a line out of an ordered queue; its sequence number tells where it is."""
+    del queue[bisect_left(queue, line.seq, key=_first)]
+
+
+def _first(entry: tuple[int, Line]) -> int:
+    return entry[0]

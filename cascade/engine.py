@@ -1,0 +1,241 @@
+"""`Engine`, which is used again for run after run, and `run` / `run_async`, which make one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import inf
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import anyio
+from anyio.lowlevel import current_token
+
+from cascade.constraints import ConstraintManager, GlobalConstraint
+from cascade.events import MessageBus
+from cascade.expressions import Expression
+from cascade.gate import Gate
+from cascade.interpreter import GraphExecutionStrategy
+from cascade.plan import PlanCache
+from cascade.resources import ResourceDefinition, ResourceRegistry
+from cascade.run import Run
+from cascade.solver import NativeSolver
+
+if TYPE_CHECKING:
+    from cascade.executor import Executor
+    from cascade.solver import Solver
+    from cascade.state import StateBackend
+
+T = TypeVar("T")
+TailCalls = Literal["follow", "forbid"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """How often structures were known (`plan_hits`), new, and dropped; how many are kept."""
+
+    plan_hits: int
+    plan_misses: int
+    plan_evictions: int
+    plans: int
+
+
+class Engine:
+    """Runs targets, one after the other or at the same time, in one event loop after another.
+
+    Concurrent runs share its capacity and constraints. `teardown_timeout` bounds the tear-down of
+    each resource, in seconds. Raises `ValueError` for options out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        solver: Solver | None = None,
+        executor: Executor | None = None,
+        bus: MessageBus | None = None,
+        state_backend: StateBackend | None = None,
+        system_resources: Mapping[str, float] | None = None,
+        constraints: Iterable[GlobalConstraint] = (),
+        tail_calls: TailCalls = "follow",
+        plan_cache_size: int = 1024,
+        teardown_timeout: float = 30.0,
+    ) -> None:
+        if tail_calls not in ("follow", "forbid"):
+            raise ValueError(f"tail_calls={tail_calls!r} must be 'follow' or 'forbid'")
+        if not isinstance(teardown_timeout, int | float) or not 0 < teardown_timeout <= inf:
+            raise ValueError(f"teardown_timeout={teardown_timeout!r} must be seconds above 0")
+        self.bus = bus if bus is not None else MessageBus()
+        self.executor = executor
+        self.state_backend = state_backend
+        self.tail_calls: TailCalls = tail_calls
+        self.teardown_timeout = float(teardown_timeout)
+        self.plans = PlanCache(plan_cache_size, solver if solver is not None else NativeSolver())
+        self.resources = ResourceRegistry()
+        self.gate = Gate(system_resources)
+        self.constraints: ConstraintManager = self.gate.constraints
+        for constraint in constraints:
+            self.constraints.update(constraint)
+        self._targets: dict[str, Expression[Any]] = {}
+        self._recording = False
+
+    @overload
+    async def run(
+        self,
+        target: Expression[T],
+        *,
+        params: Mapping[str, Any] | None = None,
+        use_vm: bool = False,
+        max_steps: int | None = None,
+    ) -> T: ...
+    @overload
+    async def run(
+        self,
+        target: Any,
+        *,
+        params: Mapping[str, Any] | None = None,
+        use_vm: bool = False,
+        max_steps: int | None = None,
+    ) -> Any: ...
+    async def run(
+        self,
+        target: Any,
+        *,
+        params: Mapping[str, Any] | None = None,
+        use_vm: bool = False,
+        max_steps: int | None = None,
+    ) -> Any:
+        """The value of `target`: any expression, literal, or container of them.
+
+        The first failure ends the run and surfaces as itself, with notes. A skipped target is
+        None if only its predecessor was skipped, else a `DependencyMissingError`.
+        """
+        if use_vm:
+            raise NotImplementedError(
+                "use_vm=True: the virtual machine is not there yet; run with the graph strategy"
+            )
+        if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
+            raise ValueError(f"max_steps={max_steps!r} must be a whole number above 0, or None")
+        run = Run(self, params, max_steps)
+        given = MappingProxyType(dict(params or {}))
+        if self.state_backend is None:
+            return await GraphExecutionStrategy().execute(run, target, given)
+        return await self._run_recorded(run, target, given, self.state_backend)
+
+    async def _run_recorded(
+        self, run: Run, target: Any, params: Mapping[str, Any], backend: StateBackend
+    ) -> Any:
+        if self._recording:
+            raise RuntimeError(
+                "this engine's state_backend records one run at a time; "
+                "use an engine of its own for each concurrent run"
+            )
+        self._recording = True
+        try:
+            await backend.clear()
+            return await GraphExecutionStrategy().execute(run, target, params)
+        finally:
+            self._recording = False
+
+    @property
+    def targets(self) -> Mapping[str, Expression[Any]]:
+        """The registered targets, by name."""
+        return self._targets
+
+    def register(self, definition: ResourceDefinition) -> None:
+        """Provide a resource; `TypeError` for what is none."""
+        self.resources.register(definition)
+
+    def register_target(self, name: str, expression: Expression[Any]) -> None:
+        """Make `expression` reachable as `TailCall(target=name)`; `TypeError` for what is none."""
+        if not isinstance(expression, Expression):
+            raise TypeError(f"the target {name!r} must be an expression, not {expression!r}")
+        self._targets[name] = expression
+
+    def override_resource(self, name: str, provided: Any) -> AbstractContextManager[None]:
+        """While the context lasts, resources not yet set up under `name` are `provided` instead.
+
+        `provided` is a value, or a resource definition.
+        """
+        return self.resources.override(name, provided)
+
+    def statistics(self) -> EngineStatistics:
+        """How the structure cache did since the engine was made."""
+        plans = self.plans
+        return EngineStatistics(plans.hits, plans.misses, plans.evictions, len(plans))
+
+
+async def run_async(
+    target: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    use_vm: bool = False,
+    system_resources: Mapping[str, float] | None = None,
+    constraints: Iterable[GlobalConstraint] = (),
+    resources: Iterable[ResourceDefinition] = (),
+    executor: Executor | None = None,
+    bus: MessageBus | None = None,
+    tail_calls: TailCalls = "follow",
+    max_steps: int | None = None,
+) -> Any:
+    """`run`, inside a running event loop."""
+    engine = Engine(
+        executor=executor,
+        bus=bus,
+        system_resources=system_resources,
+        constraints=constraints,
+        tail_calls=tail_calls,
+    )
+    for definition in resources:
+        engine.register(definition)
+    return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
+
+
+def run(
+    target: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    use_vm: bool = False,
+    backend: str = "asyncio",
+    backend_options: Mapping[str, Any] | None = None,
+    system_resources: Mapping[str, float] | None = None,
+    constraints: Iterable[GlobalConstraint] = (),
+    resources: Iterable[ResourceDefinition] = (),
+    executor: Executor | None = None,
+    bus: MessageBus | None = None,
+    tail_calls: TailCalls = "follow",
+    max_steps: int | None = None,
+) -> Any:
+    """Start an event loop and compute `target` in it.
+
+    Raises `RuntimeError` inside a running loop.
+    """
+    if _in_event_loop():
+        raise RuntimeError(
+            "cs.run starts an event loop, but one is running here; "
+            "write await cs.run_async(target, ...) instead"
+        )
+
+    async def main() -> Any:
+        return await run_async(
+            target,
+            params=params,
+            use_vm=use_vm,
+            system_resources=system_resources,
+            constraints=constraints,
+            resources=resources,
+            executor=executor,
+            bus=bus,
+            tail_calls=tail_calls,
+            max_steps=max_steps,
+        )
+
+    return anyio.run(main, backend=backend, backend_options=dict(backend_options or {}))
+
+
+def _in_event_loop() -> bool:
+    try:
+        current_token()
+    except anyio.NoEventLoopError:
+        return False
+    return True

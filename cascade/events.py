@@ -1,0 +1,202 @@
+"""What a run tells: frozen event records, and the bus that hands them to subscribers.
+
+Nobody listening costs nothing: whoever publishes asks `bus.listens(kind)` first, which is one
+dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+logger = logging.getLogger("cascade")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Anything published: in which run, and when (`anyio.current_time()`, seconds)."""
+
+    run_id: str
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """A run begins; `target` is the name of its target's task, `params` what was given."""
+
+    target: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    """A run is over; `status` is "Succeeded", "Failed" or "Cancelled"."""
+
+    status: str
+    duration: float
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceAcquired(Event):
+    """A resource was set up."""
+
+    resource_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceReleased(Event):
+    """A resource was torn down."""
+
+    resource_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent(Event):
+    """Something that happens to one node; the base of all task events."""
+
+    task_id: str
+    task_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBlocked(TaskEvent):
+    """The attempt waits; `reason` names the constraint or capacity that denied it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExecutionStarted(TaskEvent):
+    """An attempt starts; attempts count from 1."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExecutionFinished(TaskEvent):
+    """An attempt is over; `status` is "Succeeded", "Failed" or "Cancelled"."""
+
+    status: str
+    duration: float
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetrying(TaskEvent):
+    """Attempt number `attempt` failed with `error`; the next one follows after `delay` seconds."""
+
+    attempt: int
+    max_attempts: int
+    delay: float
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSkipped(TaskEvent):
+    """The task does not run; `reason` says why (section 4 of the contract lists the reasons)."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStalled(TaskEvent):
+    """An inline task held the event loop for `duration` seconds of real time."""
+
+    duration: float
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do about it."""
+        return (
+            f"task {self.task_name!r} held the event loop for {self.duration:.3f} s; "
+            'make it @cs.task(mode="thread") or "process" so that others can run'
+        )
+
+
+EventT = TypeVar("EventT", bound=Event)
+Handler = Callable[[Any], object]
+
+
+class MessageBus:
+    """Hands each event to the subscribers of its class and of its base classes, in order.
+
+    A subscriber that raises is logged under `cascade` and counted in `failures`; it never stops
+    a run. Handlers are plain functions, called on the event loop's thread.
+
+    >>> bus = MessageBus()
+    >>> unsubscribe = bus.subscribe(TaskSkipped, lambda event: print(event.reason))
+    >>> bus.publish(TaskSkipped("run", 0.0, "f#0", "f", "Pruned"))
+    Pruned
+    >>> unsubscribe()
+    """
+
+    def __init__(self) -> None:
+        self._subscriptions: list[tuple[type[Event], Handler]] = []
+        self._by_class: dict[type[Event], tuple[Handler, ...]] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self.failures = 0
+
+    def subscribe(
+        self, event_type: type[EventT], handler: Callable[[EventT], object]
+    ) -> Callable[[], None]:
+        """Call `handler(event)` for every event of `event_type`; returns the unsubscriber.
+
+        Raises `TypeError` for a class that is no event, and for an async handler.
+        """
+        if not (isinstance(event_type, type) and issubclass(event_type, Event)):
+            raise TypeError(f"{event_type!r} is no event class; subscribe to cs.Event for all")
+        if not callable(handler) or inspect.iscoroutinefunction(handler):
+            raise TypeError(f"the handler {handler!r} must be a plain function of one event")
+        subscription = (event_type, handler)
+        self._subscriptions.append(subscription)
+        self._changed()
+
+        def unsubscribe() -> None:
+            kept = [entry for entry in self._subscriptions if entry is not subscription]
+            if len(kept) != len(self._subscriptions):
+                self._subscriptions = kept
+                self._changed()
+
+        return unsubscribe
+
+    def listens(self, event_type: type[Event]) -> bool:
+        """Whether anybody would receive an event of exactly this class."""
+        return bool(self._handlers(event_type))
+
+    def publish(self, event: Event) -> None:
+        """Hand `event` to everybody who subscribed to its class or to a base of it."""
+        for handler in self._handlers(type(event)):
+            try:
+                handler(event)
+            except Exception:
+                self.failures += 1
+                logger.exception("subscriber %r failed on %r", handler, event)
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed()` whenever the subscriptions change; returns the function that stops it.
+
+        Fast paths that hold because nobody listens are left this way, without asking each time.
+        """
+        self._watchers.append(changed)
+
+        def unwatch() -> None:
+            if changed in self._watchers:
+                self._watchers.remove(changed)
+
+        return unwatch
+
+    def _handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
+        handlers = self._by_class.get(event_type)
+        if handlers is None:
+            handlers = tuple(h for kind, h in self._subscriptions if issubclass(event_type, kind))
+            self._by_class[event_type] = handlers
+        return handlers
+
+    def _changed(self) -> None:
+        self._by_class = {}
+        for changed in tuple(self._watchers):
+            changed()

@@ -1,0 +1,135 @@
+"""Carrying out the plain call of a task, by its mode: on the loop, in a thread, in a process."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from anyio import to_process, to_thread
+
+from cascade.expressions import Expression
+from cascade.graph import Node
+from cascade.task import Task
+
+
+class Executor(Protocol):
+    """Anything that carries out calls. One that is given carries out every call of a run."""
+
+    async def execute(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The value of `node.task.func(*args, **kwargs)`; what it raises is the task's failure."""
+        ...
+
+
+class LocalExecutor:
+    """Calls on the event loop, in a worker thread or in a worker process, as the task's mode says.
+
+    Threads and processes are anyio's, at most as many at a time as its default limiters allow.
+    """
+
+    async def execute(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The value of the call; an awaitable that a sync function returns is awaited."""
+        return await call(node.task, args, kwargs)
+
+
+async def call(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Carry out one call of `task` as its mode says."""
+    if task.is_async:
+        return await task.func(*args, **kwargs)
+    if task.mode == "thread":
+        value = await to_thread.run_sync(_called, task, args, kwargs)
+    elif task.mode == "process":
+        value = await _in_process(task, args, kwargs)
+    else:
+        value = _called(task, args, kwargs)
+    return await value if is_awaitable(value) else value
+
+
+def is_awaitable(value: Any) -> bool:
+    """Whether the value of a sync function is to be awaited (expressions are not)."""
+    return hasattr(value.__class__, "__await__") and not isinstance(value, Expression)
+
+
+def _called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return task.func(*args, **kwargs)
+    except StopIteration as error:
+        raise stopped(task.name) from error
+
+
+def stopped(task_name: str) -> RuntimeError:
+    """What a StopIteration surfaces as: it would end the coroutine that carries it."""
+    return RuntimeError(f"task {task_name!r} raised StopIteration")
+
+
+async def _in_process(
+    task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    request = _pickled(task, args, kwargs)
+    status, answer = await to_process.run_sync(_answer, request, cancellable=True)
+    if status == "value":
+        return pickle.loads(answer)
+    error: BaseException = pickle.loads(answer)
+    raise error
+
+
+def _pickled(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    try:
+        return pickle.dumps((task, args, kwargs), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise TypeError(_unpicklable(task, args, kwargs, error)) from error
+
+
+def _unpicklable(
+    task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
+) -> str:
+    names = task.parameters.positional
+    named = {names[i] if i < len(names) else f"*{i}": value for i, value in enumerate(args)}
+    for name, value in {**named, **kwargs}.items():
+        try:
+            pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        except Exception as reason:
+            return (
+                f"argument {name!r} of the process task {task.name!r} cannot be sent to a worker "
+                f"process: a {type(value).__name__} cannot be pickled ({reason}); "
+                'pass plain data, or use mode="thread"'
+            )
+    return (
+        f"the process task {task.name!r} cannot be sent to a worker process ({error}); "
+        "a worker imports it by module and name: define it at the top level of a module"
+    )
+
+
+def _answer(request: bytes) -> tuple[str, bytes]:
+    """Runs in the worker process: the pickled value, or the pickled exception with its traceback."""
+    task, args, kwargs = pickle.loads(request)
+    try:
+        value = _called(task, args, kwargs)
+        return "value", _pickled_value(task, value)
+    except Exception as error:
+        where = "".join(traceback.format_exception(error)).rstrip()
+        error.add_note(f"raised in a worker process:\n{where}")
+        return "error", _pickled_error(error)
+
+
+def _pickled_value(task: Task[..., Any], value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise TypeError(
+            f"the value of the process task {task.name!r}, a {type(value).__name__}, cannot be "
+            f"sent back from the worker process: {error}"
+        ) from None
+
+
+def _pickled_error(error: Exception) -> bytes:
+    try:
+        answer = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
+        pickle.loads(answer)
+    except Exception:
+        substitute = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            substitute.add_note(note)
+        answer = pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
+    return answer

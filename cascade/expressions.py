@@ -1,0 +1,346 @@
+"""What describes a value to be computed: the closed set of expressions, and what loops are told.
+
+Expressions are built in great numbers, so they hold four slots and no more: what most of them
+never have (retry, conditions, routes, ...) lives in one `Policies` object made on first need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from math import isfinite
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+
+from cascade.errors import did_you_mean
+from cascade.retry import ExceptionTypes, RetryPolicy, check_number
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from cascade.cache import CachePolicy
+    from cascade.task import Task
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Nothing(Enum):
+    """The type of `NOTHING`, which tells "not given" from `None`."""
+
+    NOTHING = "<none>"
+
+    def __repr__(self) -> str:
+        return "<none>"
+
+
+NOTHING: Final = Nothing.NOTHING
+NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Expression(Generic[T_co]):
+    """What describes a value to be computed. It runs nothing by itself."""
+
+    __slots__ = ("__weakref__",)
+
+    def _described(self) -> str:
+        return f"{type(self).__name__}"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._described()} has no truth value before it runs; "
+            "write expression.run_if(condition) or cs.Router(selector=..., routes={...})"
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(
+            f"{self._described()} cannot be iterated before it runs; "
+            "write task.map(parameter=expression) to run a task for each of its items"
+        )
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._described()} has no length before it runs; "
+            "pass it to a task that takes the length of its value"
+        )
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._described()} cannot be awaited; "
+            "write await cs.run_async(expression), or pass it to another task as an argument"
+        )
+
+
+class Policies:
+    """What chain methods set on a lazy result, all of it optional."""
+
+    __slots__ = (
+        "after",
+        "amounts",
+        "cache",
+        "conditions",
+        "default",
+        "retry",
+        "selector",
+        "timeout",
+    )
+
+    def __init__(self) -> None:
+        self.retry: RetryPolicy | None = None
+        self.timeout: float | None = None
+        self.cache: CachePolicy | None = None
+        self.amounts: dict[str, Any] = {}
+        self.conditions: tuple[Any, ...] = ()
+        self.default: Any = NOTHING
+        self.after: tuple[Expression[Any], ...] = ()
+        self.selector: JumpSelector | None = None
+
+
+class Lazy(Expression[T_co]):
+    """What LazyResult and MappedLazyResult share: a task, its inputs, and the chain methods.
+
+    Chain methods change the expression and return it.
+    """
+
+    __slots__ = ("args", "kwargs", "policies", "task")
+
+    task: Task[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    policies: Policies | None
+
+    def _described(self) -> str:
+        return f"the {type(self).__name__} of task {self.task.name!r}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task.name}>"
+
+    def _own_policies(self) -> Policies:
+        if self.policies is None:
+            self.policies = Policies()
+        return self.policies
+
+    def with_retry(
+        self,
+        max_attempts: int = 3,
+        delay: float = 0.0,
+        backoff: float = 1.0,
+        *,
+        max_delay: float | None = None,
+        jitter: float = 0.0,
+        on: ExceptionTypes = Exception,
+    ) -> Self:
+        """A failed attempt is followed by another, `max_attempts` executions in all.
+
+        The delay before it is `delay * backoff**k` seconds (k counts the retries from 0), at most
+        `max_delay`, plus up to `jitter` of itself at random. Raises `ValueError` for numbers out
+        of range.
+        """
+        self._own_policies().retry = RetryPolicy(
+            max_attempts, delay, backoff, max_delay, jitter, on
+        )
+        return self
+
+    def with_timeout(self, seconds: float) -> Self:
+        """Each attempt that takes longer than `seconds` fails with `TaskTimeoutError`.
+
+        Raises `ValueError` unless `seconds` is above 0, and for an inline sync task, which nothing
+        can interrupt.
+        """
+        check_number("seconds", seconds, at_least=0.0)
+        if seconds == 0:
+            raise ValueError("seconds=0 leaves no time to run; it must be above 0")
+        if self.task.mode == "inline" and not self.task.is_async:
+            raise ValueError(
+                f"the inline sync task {self.task.name!r} cannot be interrupted by a timeout; "
+                'make it @cs.task(mode="thread") or "process", or an async function'
+            )
+        self._own_policies().timeout = float(seconds)
+        return self
+
+    def with_cache(self, policy: CachePolicy) -> Self:
+        """The policy is asked for the value before an attempt, and given it afterwards."""
+        for method in ("get", "put"):
+            if not callable(getattr(policy, method, None)):
+                raise TypeError(f"{policy!r} is no cache policy: it has no async {method}(key...)")
+        self._own_policies().cache = policy
+        return self
+
+    def with_constraints(self, **amounts: Any) -> Self:
+        """Each attempt takes these amounts of the engine's capacity while it runs.
+
+        Amounts are numbers above 0 or expressions that give them; a repeated call merges by name.
+        Raises `ValueError` for another amount.
+        """
+        for name, amount in amounts.items():
+            if not isinstance(amount, Expression):
+                check_amount(self.task.name, name, amount)
+        policies = self._own_policies()
+        policies.amounts = {**policies.amounts, **amounts}
+        return self
+
+    def run_if(self, condition: Any, *, default: Any = NOTHING) -> Self:
+        """It runs only if `condition` (an expression or a literal) is truthy.
+
+        Repeated, all conditions must hold. `default`, an expression or a literal, is the value
+        when one does not; without it the node is skipped. The last default given counts.
+        """
+        policies = self._own_policies()
+        policies.conditions = (*policies.conditions, condition)
+        if default is not NOTHING:
+            policies.default = default
+        return self
+
+    def after(self, *predecessors: Expression[Any]) -> Self:
+        """It runs once these have run, whose values it does not need. Repeated calls add.
+
+        Raises `TypeError` for a predecessor that is no expression.
+        """
+        for predecessor in predecessors:
+            if not isinstance(predecessor, Expression):
+                raise TypeError(
+                    f"{predecessor!r} cannot be a predecessor of task {self.task.name!r}: "
+                    "after() takes expressions, such as other_task(...)"
+                )
+        policies = self._own_policies()
+        policies.after = (*policies.after, *predecessors)
+        return self
+
+
+class LazyResult(Lazy[T_co]):
+    """The value that a task will have for these arguments. Made by calling a Task."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS
+    ) -> None:
+        self.task = task
+        self.args = args
+        self.kwargs = kwargs
+        self.policies = None
+
+
+class MappedLazyResult(Lazy[list[T]], Generic[T]):
+    """The list of values that a task will have for each item. Made by `task.map(...)`.
+
+    `kwargs` are the iterables by parameter; `constants` what every item gets alike.
+    """
+
+    __slots__ = ("constants",)
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        iterables: Mapping[str, Any],
+        constants: Mapping[str, Any] = NO_KWARGS,
+    ) -> None:
+        self.task = task
+        self.args = ()
+        self.kwargs = iterables
+        self.constants = constants
+        self.policies = None
+
+
+class Router(Expression[T_co]):
+    """The value of the route that the selector's value names; the other routes never run.
+
+    `routes` maps keys to expressions or literals; `default` is taken for an unknown key.
+    Raises `TypeError` for routes that are no mapping, `ValueError` for no routes at all.
+    """
+
+    __slots__ = ("default", "routes", "selector")
+
+    def __init__(
+        self, selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING
+    ) -> None:
+        if not isinstance(routes, Mapping):
+            raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")
+        if not routes and default is NOTHING:
+            raise ValueError("a Router needs at least one route or a default")
+        self.selector = selector
+        self.routes = dict(routes)
+        self.default = default
+
+    def _described(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"<Router {list(self.routes)!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A task returns it to end this iteration and go on at the route `target_key`.
+
+    `data` overrides the route's own arguments for that iteration: a dict by parameter name,
+    another value as the first parameter, None or {} not at all; on the way out (a None route) it
+    is the loop's value.
+    """
+
+    target_key: Any
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class TailCall:
+    """A task returns it to be evaluated anew with these arguments, its others staying its own.
+
+    `target` names an expression registered with the engine, which is evaluated instead.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.args, tuple | list):
+            raise TypeError(f"TailCall args={self.args!r} must be a tuple; write TailCall((x,))")
+        if not isinstance(self.kwargs, Mapping):
+            raise TypeError(f"TailCall kwargs={self.kwargs!r} must be a dict by parameter name")
+
+
+Route = LazyResult[Any] | MappedLazyResult[Any] | Router[Any] | None
+
+
+class JumpSelector:
+    """The routes that serve the Jumps of a node: key -> expression, or None for the way out."""
+
+    __slots__ = ("routes",)
+
+    def __init__(self, routes: Mapping[Any, Route]) -> None:
+        if not isinstance(routes, Mapping):
+            raise TypeError(f"routes={routes!r} must be a dict of key: expression or None")
+        for key, route in routes.items():
+            if not isinstance(route, LazyResult | MappedLazyResult | Router | None):
+                raise TypeError(
+                    f"the jump route {key!r} is {route!r}; a route is a task call, a map, "
+                    "a Router, or None to end the loop"
+                )
+        self.routes = dict(routes)
+
+    def __repr__(self) -> str:
+        return f"<JumpSelector {list(self.routes)!r}>"
+
+
+def check_amount(task_name: str, name: str, amount: object) -> None:
+    """Raise `ValueError` unless `amount` is a finite number above 0."""
+    is_number = isinstance(amount, int | float | Decimal | Fraction) and not isinstance(
+        amount, bool
+    )
+    if not is_number or not isfinite(amount) or amount <= 0:  # type: ignore[arg-type, operator]
+        raise ValueError(
+            f"task {task_name!r} wants {name}={amount!r}; an amount is a finite number above 0, "
+            "or an expression that gives one"
+        )
+
+
+def unknown_names(what: str, names: list[str], known: list[str]) -> str:
+    """The message for names that a signature does not have."""
+    near = did_you_mean(names[0], known)
+    return f"{what} names no parameter {', '.join(map(repr, names))}{near}"
+
+

@@ -1,0 +1,381 @@
+"""The gate: the only place that waits for capacity and constraints.
+
+Theory of operation
+-------------------
+`Admission` decides, without IO; the gate gives it the time, calls whom it granted, and keeps one
+timer. Asking is a plain call: a ticket comes back granted, or parked together with a `resume` that
+will be called, once, by whoever frees what it waits for: a task that gives back, a limit that is
+raised, a pause that ends, the timer. That caller has already handed the grant over when it calls
+`resume`, so nobody who is woken has to look again, and nobody is woken in vain. State is at rest
+and the timer is set before the first `resume` is called; a `resume` may therefore use the gate,
+withdraw a grant whose `resume` is still to come (which is then not called), and must not raise.
+
+    ticket = gate.ask(session, name, amounts, resume)     or    await gate.acquire(session, ...)
+    (parked: publish ticket.reason, wait for resume; cancelled: gate.withdraw(ticket))
+    gate.start(ticket)          the moment the task starts: here its tokens are taken
+    gate.give_back(ticket)      after the attempt
+
+Tokens are taken at the start, not at the grant, so that a rate holds for the starts themselves,
+however late the loop gets to run a task that it has woken.
+
+The timer sleeps until the earliest deadline that matters to somebody parked (a token, a ttl), and
+there is none while there is no such deadline. A task needs a task group to live in: each run enters
+with `spawn`, which starts a task in its group, and the timer lives in a run that has something
+parked itself, since such a run cannot end under it. When that run has nothing parked any more, the
+timer leaves it, so that its group can close, and goes on in another run that has; likewise when
+that run is cancelled. Deadlines move by setting the deadline of the sleeper's cancel scope.
+
+An engine outlives event loops, so nothing here refers to one: a loop is told from the next by a
+token of our own that is kept in a `RunVar` of the loop. What is left of a ttl is carried over to
+the next loop's clock; buckets start full there.
+
+Prior art: the hand-over of anyio's CapacityLimiter, trio's ParkingLot.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+from threading import get_ident
+from types import MappingProxyType
+
+import anyio
+from anyio.lowlevel import RunVar, current_token
+
+from cascade.admission import FREE, GRANTED, Admission, Ticket
+from cascade.constraints import ConstraintManager, GlobalConstraint, Statistics
+
+Spawn = Callable[[Callable[[], Awaitable[None]]], object]
+
+_loop_mark: RunVar[object] = RunVar("cascade_gate_loop")
+
+
+class Session:
+    """One run's presence at the gate: its `spawn`, and how many of its requests are parked."""
+
+    __slots__ = ("ended", "parked", "spawn")
+
+    def __init__(self, spawn: Spawn) -> None:
+        self.spawn = spawn
+        self.parked = 0
+        # Its task group is cancelled or closed: no timer can live there.
+        self.ended = False
+
+
+class _Sleeper:
+    """The one timer: where it lives, and, while it sleeps, its scope and deadline."""
+
+    __slots__ = ("deadline", "scope", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.deadline: float | None = None
+        self.scope: anyio.CancelScope | None = None
+
+
+class Gate:
+    """Admits the tasks of all runs of one engine under its capacity and its constraints."""
+
+    def __init__(self, capacity: Mapping[str, object] | None = None) -> None:
+        self.constraints = ConstraintManager(self)
+        self._state = Admission(capacity)
+        self._wakeups = 0
+        self._timers = 0
+        self._sessions: set[Session] = set()
+        # Those with parked requests; the timer lives in one of them.
+        self._waiting: OrderedDict[Session, None] = OrderedDict()
+        self._sleeper: _Sleeper | None = None
+        self._mark: object = None
+        self._clock: Callable[[], float] = anyio.current_time
+        self._seen = 0.0
+        self._thread = 0
+
+    # Runs
+
+    def enter_run(self, spawn: Spawn) -> Session:
+        """A run begins on this event loop; `spawn(async_fn)` starts a task in its group.
+
+        `RuntimeError` while runs of another event loop are in progress.
+        """
+        if self._sessions and _mark_of_this_loop() is not self._mark:
+            raise RuntimeError(
+                "this engine has a run in progress in another event loop; "
+                "wait for it to end, or make one engine for each event loop"
+            )
+        self._adopt_loop()
+        self._thread = get_ident()
+        self._state.begin(self._seen)
+        session = Session(spawn)
+        self._sessions.add(session)
+        return session
+
+    def leave_run(self, session: Session) -> None:
+        """The run is over: what it still has parked is withdrawn. To be called on its loop."""
+        if session not in self._sessions:
+            return
+        now = self._seen = self._clock()
+        self._sessions.discard(session)
+        self._end(session)
+        if session.parked:
+            for ticket in self._state.parked_of(session):
+                # The one before it may have passed its place on to it.
+                if ticket.parked:
+                    session.parked -= 1
+                self._state.withdraw(ticket, now)
+        if self._sleeper is not None and self._sleeper.session is session:
+            # It may never have come to run, and so cannot be relied on to hand over.
+            if self._sleeper.scope is not None:
+                self._sleeper.scope.cancel()
+            self._sleeper = None
+        self._settle()
+
+    # Requests
+
+    def limits(self, name: str) -> bool:
+        """Whether a request of this task name without amounts needs to ask at all.
+
+        The answer holds until the next call of the listeners of `on_change`.
+        """
+        return self._state.wants(name) is not None
+
+    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have `listener()` called whenever the constraints change; returns what ends that.
+
+        It is called at once, before the change has freed or stopped anybody, and must not use the
+        gate: it is there to empty the cells in which answers of `limits` are kept.
+        """
+        key = object()
+        listeners = self._state.listeners
+        listeners[key] = listener
+
+        def forget() -> None:
+            listeners.pop(key, None)
+
+        return forget
+
+    def ask(
+        self,
+        session: Session,
+        name: str,
+        amounts: Mapping[str, object] | None,
+        resume: Callable[[], object],
+    ) -> Ticket:
+        """A ticket, granted at once or parked until `resume()` is called, exactly once.
+
+        A parked one names in `ticket.reason` what blocked it. `ValueError` for amounts that are
+        malformed or more than the capacity; nothing is taken then.
+        """
+        state = self._state
+        if not amounts and state.wants(name) is None:
+            return FREE
+        now = 0.0
+        if state.timed:
+            # Those who are due come first, and whatever they do when resumed, before this request.
+            now = self._clock()
+            state.advance(now)
+            if state.granted:
+                self._settle()
+        ticket = state.ask(name, amounts, now)
+        if ticket.reason is not None:
+            ticket.since = self._clock()
+            ticket.owner = session
+            ticket.resume = resume
+            session.parked += 1
+            if not session.ended:
+                self._waiting[session] = None
+            self._settle()
+        elif state.parked or state.granted:
+            self._settle()
+        return ticket
+
+    async def acquire(
+        self, session: Session, name: str, amounts: Mapping[str, object] | None = None
+    ) -> Ticket:
+        """A granted ticket. Cancelled while it waits, or just after its grant, it passes it on."""
+        ticket = self.ask(session, name, amounts, _nothing)
+        if not ticket.parked:
+            return ticket
+        granted = anyio.Event()
+        ticket.resume = granted.set
+        try:
+            await granted.wait()
+        except BaseException:
+            self.withdraw(ticket)
+            raise
+        return ticket
+
+    def start(self, ticket: Ticket) -> None:
+        """The task starts now; to be called once after the grant, right before the task's call."""
+        state = self._state
+        if ticket.state == GRANTED:
+            state.start(ticket, self._now())
+            if state.parked or state.granted:
+                self._settle()
+
+    def give_back(self, ticket: Ticket) -> None:
+        """The attempt is over, however it ended; what it held goes to those it admits."""
+        state = self._state
+        if ticket is not FREE:
+            state.give_back(ticket, self._now())
+            if state.parked or state.granted:
+                self._settle()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """The request is given up, parked or granted but not started; its grant goes on."""
+        if ticket is FREE:
+            return
+        if ticket.parked:
+            self._unpark(ticket)
+        self._state.withdraw(ticket, self._now())
+        self._settle()
+
+    def _now(self) -> float:
+        """The time, if anything depends on it."""
+        return self._clock() if self._state.timed or self._state.parked else 0.0
+
+    def _unpark(self, ticket: Ticket) -> None:
+        session: Session = ticket.owner
+        session.parked -= 1
+        if not session.parked:
+            self._waiting.pop(session, None)
+
+    def _settle(self) -> None:
+        """Set the timer, then resume those whom the last change of state has granted."""
+        granted = self._state.granted
+        if granted:
+            self._state.granted = []
+            for ticket in granted:
+                self._unpark(ticket)
+        self._set_timer()
+        for ticket in granted:
+            # One that was resumed before it may have withdrawn it.
+            if ticket.state == GRANTED:
+                self._wakeups += 1
+                ticket.resume()
+
+    # The timer
+
+    def _set_timer(self) -> None:
+        deadline = self._state.deadline() if self._waiting else None
+        sleeper = self._sleeper
+        if sleeper is None:
+            if deadline is not None and deadline != inf:
+                session = next(iter(self._waiting))
+                sleeper = self._sleeper = _Sleeper(session)
+                session.spawn(lambda: self._sleep(sleeper))
+        elif sleeper.scope is not None:
+            if deadline is None or not sleeper.session.parked:
+                sleeper.scope.cancel()
+            elif deadline != sleeper.deadline:
+                self._note_deadline(sleeper, deadline)
+                sleeper.scope.deadline = deadline
+
+    def _note_deadline(self, sleeper: _Sleeper, deadline: float) -> None:
+        if deadline != sleeper.deadline and deadline != inf:
+            self._timers += 1
+        sleeper.deadline = deadline
+
+    async def _sleep(self, sleeper: _Sleeper) -> None:
+        try:
+            while sleeper is self._sleeper and sleeper.session.parked:
+                deadline = self._state.deadline()
+                if deadline is None:
+                    break
+                self._note_deadline(sleeper, deadline)
+                with anyio.CancelScope(deadline=deadline) as sleeper.scope:
+                    await anyio.sleep_forever()
+                sleeper.scope = None
+                self._state.advance(self._clock())
+                self._settle()
+        except anyio.get_cancelled_exc_class():
+            self._end(sleeper.session)
+            raise
+        finally:
+            if sleeper is self._sleeper:
+                self._sleeper = None
+                self._set_timer()
+
+    def _end(self, session: Session) -> None:
+        session.ended = True
+        self._waiting.pop(session, None)
+
+    # Changes and reports, for the constraint manager
+
+    def set_constraint(self, constraint: GlobalConstraint) -> None:
+        now = self._time_or_none()
+        self._state.set(constraint, now, before=self._seen)
+        self._settle()
+
+    def remove_constraint(self, id: str) -> bool:
+        removed = self._state.remove(id, self._last_time())
+        self._settle()
+        return removed
+
+    def remove_pause(self, scope: str) -> bool:
+        removed = self._state.remove_pause(scope, self._last_time())
+        self._settle()
+        return removed
+
+    def active_constraints(self) -> tuple[GlobalConstraint, ...]:
+        self._state.advance(self._last_time())
+        self._settle()
+        return self._state.active()
+
+    def statistics(self) -> Statistics:
+        now = self._last_time()
+        self._state.advance(now)
+        self._settle()
+        state = self._state
+        return Statistics(
+            parked=state.parked,
+            grants=state.grants,
+            wakeups=self._wakeups,
+            timers=self._timers,
+            constraints=MappingProxyType(state.constraint_statistics(now)),
+            free=MappingProxyType({name: each.free for name, each in state.capacities.items()}),
+        )
+
+    def _last_time(self) -> float:
+        now = self._time_or_none()
+        return self._seen if now is None else now
+
+    def _time_or_none(self) -> float | None:
+        """The time on this event loop, None outside one."""
+        if self._sessions:
+            if get_ident() != self._thread:
+                raise RuntimeError(
+                    "the constraints of an engine with runs in progress were used from another "
+                    "thread; write anyio.from_thread.run_sync(engine.constraints.pause, scope)"
+                )
+        else:
+            try:
+                self._adopt_loop()
+            except anyio.NoEventLoopError:
+                return None
+        self._seen = self._clock()
+        return self._seen
+
+    # Event loops
+
+    def _adopt_loop(self) -> None:
+        """Count time by the clock of this event loop. `NoEventLoopError` outside one."""
+        mark = _mark_of_this_loop()
+        self._clock = current_token().backend_class.current_time
+        now = self._clock()
+        if mark is not self._mark:
+            self._state.change_clock(self._seen, now)
+            self._mark = mark
+        self._seen = now
+
+
+def _mark_of_this_loop() -> object:
+    mark = _loop_mark.get(None)
+    if mark is None:
+        mark = object()
+        _loop_mark.set(mark)
+    return mark
+
+
+def _nothing() -> None:
+    """What `acquire` hands in before it has an event."""

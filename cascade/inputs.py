@@ -1,0 +1,176 @@
+"""What a run is given from outside: `Param` and `Env`, declared where they are used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from cascade.errors import MissingParameterError, did_you_mean
+from cascade.expressions import NOTHING, Expression
+
+T = TypeVar("T")
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+class Param(Expression[T]):
+    """The value given for `name` in `params`, or the default.
+
+    A string given for another `type` is converted, a bool from 1/0, true/false, yes/no, on/off.
+    Raises `TypeError` for a default that is not of the type (None is allowed).
+    """
+
+    __slots__ = ("default", "description", "name", "type")
+
+    def __init__(
+        self, name: str, default: Any = NOTHING, type: Any = str, description: str = ""
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a Param's name must be a non-empty string, not {name!r}")
+        if not callable(type):
+            raise TypeError(f"Param {name!r}: type={type!r} must be a class, such as int")
+        self.name = name
+        self.type: Callable[..., T] = type
+        self.description = description
+        self.default = default
+        if default is not NOTHING and default is not None:
+            self.default = self.convert(default)
+
+    def _described(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"<Param {self.name}>"
+
+    def declaration(self) -> tuple[Any, ...]:
+        """What must be the same wherever the name is declared."""
+        default = self.default if self.default is NOTHING else (type(self.default), self.default)
+        return (self.type, default)
+
+    def convert(self, value: Any) -> Any:
+        """`value` as the declared type; `ValueError` or `TypeError` naming the Param if not."""
+        if isinstance(self.type, type) and isinstance(value, self.type):
+            return value
+        if isinstance(value, str):
+            return self._parse(value)
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(self.type, type):
+            return value  # a converter function: what is no text is taken as converted
+        raise TypeError(
+            f"Param {self.name!r} takes {_type_name(self.type)}, not {type(value).__name__}: "
+            f"{value!r}"
+        )
+
+    def _parse(self, text: str) -> Any:
+        if self.type is bool:
+            word = text.strip().lower()
+            if word in _TRUE or word in _FALSE:
+                return word in _TRUE
+            raise ValueError(
+                f"Param {self.name!r} takes a bool, not {text!r}; "
+                "write 1/0, true/false, yes/no or on/off"
+            )
+        try:
+            return self.type(text)
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+            raise ValueError(
+                f"Param {self.name!r} takes {_type_name(self.type)}, not {text!r}: {error}"
+            ) from error
+
+
+class Env(Expression[str]):
+    """The environment variable `name` as it is when the run starts, or the default."""
+
+    __slots__ = ("default", "description", "name")
+
+    def __init__(self, name: str, default: Any = NOTHING, description: str = "") -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"an Env's name must be a non-empty string, not {name!r}")
+        self.name = name
+        self.default = default
+        self.description = description
+
+    def _described(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"<Env {self.name}>"
+
+
+def _type_name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind))
+
+
+class Inputs:
+    """The Params and variables of one run: what was given, converted and checked once."""
+
+    def __init__(self, given: Mapping[str, Any] | None) -> None:
+        self._given = dict(given or {})
+        self._values: dict[str, Any] = {}
+        self._declared: dict[str, Param[Any]] = {}
+        self._variables: dict[str, str | None] = {}
+
+    def declare(self, inputs: Iterable[Param[Any] | Env]) -> None:
+        """Take up what an expression declares; all that is missing is one error.
+
+        Raises `MissingParameterError`, or `ValueError` for one name declared in two ways.
+        """
+        params: list[str] = []
+        variables: list[str] = []
+        for declared in inputs:
+            if isinstance(declared, Env):
+                if self._variable(declared.name) is None and declared.default is NOTHING:
+                    variables.append(declared.name)
+            elif not self._declare(declared):
+                params.append(declared.name)
+        if params or variables:
+            raise MissingParameterError(
+                tuple(dict.fromkeys(params)), tuple(dict.fromkeys(variables))
+            )
+
+    def refuse_unknown(self) -> None:
+        """Raise `ValueError` if a value was given for a name that nobody declared."""
+        unknown = [name for name in self._given if name not in self._declared]
+        if unknown:
+            near = did_you_mean(unknown[0], self._declared)
+            raise ValueError(
+                f"params names {', '.join(map(repr, unknown))}, which the target does not "
+                f"declare{near}"
+            )
+
+    def value(self, declared: Param[Any] | Env) -> Any:
+        """The value of a declared input."""
+        if isinstance(declared, Param):
+            return self._values[declared.name]
+        found = self._variable(declared.name)
+        return declared.default if found is None else found
+
+    def _declare(self, param: Param[Any]) -> bool:
+        earlier = self._declared.setdefault(param.name, param)
+        if earlier is not param and not _same(earlier.declaration(), param.declaration()):
+            raise ValueError(
+                f"Param {param.name!r} is declared in two ways: type "
+                f"{_type_name(earlier.type)}, default {earlier.default!r}, and type "
+                f"{_type_name(param.type)}, default {param.default!r}; declare it once and share it"
+            )
+        if param.name in self._values:
+            return True
+        if param.name in self._given:
+            self._values[param.name] = param.convert(self._given[param.name])
+        elif param.default is not NOTHING:
+            self._values[param.name] = param.default
+        else:
+            return False
+        return True
+
+    def _variable(self, name: str) -> str | None:
+        if name not in self._variables:
+            self._variables[name] = os.environ.get(name)
+        return self._variables[name]
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[0] is other[0] and (one[1] is other[1] or one[1] == other[1])

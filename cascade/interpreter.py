@@ -1,0 +1,967 @@
+"""The graph strategy: the contract, executed demand by demand. The executable specification.
+
+An `Evaluation` computes one target once. It keeps, by slot: the values that are settled, who waits
+for which, how many a waiting slot still waits for, and at which step a node with conditions
+stands. Demand goes down and values come up through two lists of the `Interpretation`, never by
+recursion, so depth is unlimited.
+
+A `Trampoline` carries an owner (a node, or a map item) through executions that do not end with a value: jumps,
+tail calls and returned expressions. Each of them is an evaluation of its own, begun when the one
+before has ended, so that a loop takes constant memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from anyio import current_time
+
+from cascade.errors import (
+    DependencyMissingError,
+    JumpKeyError,
+    JumpNotBoundError,
+    RouteNotFoundError,
+    StaticGraphError,
+    StepLimitError,
+    TargetNotFoundError,
+)
+from cascade.events import TaskSkipped
+from cascade.expressions import Jump, TailCall, check_amount
+from cascade.plan import Plan, inputs_of
+from cascade.processor import CONTROL, Call
+from cascade.ready import Place
+from cascade.structure import DICT, LIST, MAP, PARAM, RESOURCE, ROUTER, TASK, TUPLE, Ref, Slot, Structure
+from cascade.task import VARARGS, check_iterable, check_lengths
+from cascade.values import (
+    Deferred,
+    Skipped,
+    argument_name,
+    arguments_by_name,
+    build,
+    deferred_names,
+    filled,
+    open_slots,
+    overridden,
+)
+
+if TYPE_CHECKING:
+    from cascade.engine import Engine
+    from cascade.graph import Node
+    from cascade.holdings import Holdings
+    from cascade.run import Run
+
+CONDITION_FALSE: Final = "ConditionFalse"
+BY_CONDITION: Final = "UpstreamSkipped_Condition"
+BY_SEQUENCE: Final = "UpstreamSkipped_Sequence"
+BY_DATA: Final = "UpstreamSkipped_Data"
+BY_ROUTE: Final = "UpstreamSkipped_Route"
+PRUNED: Final = "Pruned"
+
+_DEFAULT: Final = -1  # the step of a node that waits for its default
+_NO_OVERRIDES: Final[Mapping[str, Any]] = {}
+_NO_AMOUNTS: Final[Mapping[str, Any]] = {}
+_NOTHING_SHARED: Final[frozenset[int]] = frozenset()
+
+
+class GraphExecutionStrategy:
+    """Interprets the graph of a target: obvious and correct."""
+
+    async def execute(self, run: Run, target: Any, params: Mapping[str, Any]) -> Any:
+        """The value of `target`, computed within `run`; errors of the target come before it starts."""
+        interpretation = Interpretation(run)
+        structure, data = interpretation.load(target)
+        run.inputs.refuse_unknown()
+        root = Evaluation(interpretation, run.engine.plans.plan(structure, structure.root), data)
+        name = structure.slots[structure.root].name if structure.root >= 0 else type(target).__name__
+
+        def begin() -> None:
+            root.begin(lambda value: run.finish(root.outcome(value)))
+            interpretation.propagate()
+
+        return await run.execute(name, params, begin)
+
+
+class Interpretation:
+    """What the evaluations of one run work through: slots demanded, and slots settled."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.demanded: list[tuple[Evaluation, int]] = []
+        self.settled: list[tuple[Evaluation, int]] = []
+        self._is_propagating = False
+
+    def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
+        """The structure and data of a target whose inputs and resources are all there."""
+        engine = self.run.engine
+        structure, data = engine.plans.load(target)
+        if structure.inputs:
+            self.run.inputs.declare(inputs_of(structure, data))
+        for name in structure.resources:
+            engine.resources.set_up_order(name, "the target")
+        return structure, data
+
+    def propagate(self) -> None:
+        """Follow demands down and values up until only calls are left to wait for."""
+        if self._is_propagating:
+            return
+        self._is_propagating = True
+        demanded, settled = self.demanded, self.settled
+        try:
+            while True:
+                if settled:
+                    evaluation, index = settled.pop()
+                    evaluation.spread(index)
+                elif demanded:
+                    evaluation, index = demanded.pop()
+                    evaluation.demand(index)
+                else:
+                    return
+        finally:
+            self._is_propagating = False
+
+
+class Evaluation(Place):
+    """One target computed once: a run's, a returned expression's, or one iteration of a loop."""
+
+    __slots__ = (
+        "_around",
+        "_body",
+        "_chosen",
+        "_data",
+        "_holdings",
+        "_interpretation",
+        "_on_end",
+        "_overrides",
+        "_plan",
+        "_readers",
+        "_root",
+        "_shared",
+        "_slots",
+        "_steps",
+        "_tail",
+        "_trampoline",
+        "_values",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        interpretation: Interpretation,
+        plan: Plan,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Evaluation | None = None,
+        overrides: Mapping[str, Any] = _NO_OVERRIDES,
+    ) -> None:
+        if trampoline is None:
+            super().__init__(None, 0, 0)
+        else:
+            super().__init__(trampoline.place, trampoline.index, trampoline.rank)
+        self._interpretation = interpretation
+        self._plan = plan
+        self._slots = plan.structure.slots
+        self._data = data
+        self._trampoline = trampoline  # which goes on if the target ends with control
+        self._around = around  # of an iteration: the evaluation in which its loop stands
+        self._root: Evaluation = self if around is None else around._root
+        self._body: Ref | None = None if around is None else plan.root
+        self._shared = _NOTHING_SHARED if around is None else self._root._invariants()
+        self._overrides = overrides  # of the target's own arguments
+        self._tail: Ref = plan.root
+        self._on_end: Callable[[Any], None] = _not_begun
+        self._holdings: Holdings | None = None
+        self._values: dict[int, Any] = {}
+        self._readers: dict[int, list[int | tuple[Evaluation, int]]] = {}
+        self._waiting: dict[int, int] = {}
+        self._steps: dict[int, int] = {}
+        self._chosen: dict[int, Ref] = {}
+
+    def _invariants(self) -> frozenset[int]:
+        registry = self._interpretation.run.engine.resources
+        structure = self._plan.structure
+        return structure.invariants(registry.narrow(structure.resources))
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of which this evaluation computes a part."""
+        return self._plan.structure
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """The literals of the target, and of all its routes."""
+        return self._data
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is no iteration: the evaluation of a whole target."""
+        return self._around is None
+
+    def is_body(self, index: int) -> bool:
+        """Whether the node at `index` is what this iteration of a loop executes."""
+        return index == self._body
+
+    # Beginning and ending
+
+    def begin(self, on_end: Callable[[Any], None]) -> None:
+        """Demand the target; `on_end` gets its value, or the Skipped it is."""
+        self._on_end = on_end
+        if self._plan.root < 0:
+            on_end(self._data[~self._plan.root])
+        else:
+            self._interpretation.demanded.append((self, self._plan.root))
+
+    def _end(self, value: Any) -> None:
+        """The target is settled: report what was pruned, tear down, and pass the value on."""
+        self._report_pruned()
+        on_end = self._on_end
+        if self._holdings:
+            self._interpretation.run.spawn(lambda: self._close_then(on_end, value))
+        else:
+            on_end(value)
+
+    async def _close_then(self, on_end: Callable[[Any], None], value: Any) -> None:
+        assert self._holdings is not None
+        await self._interpretation.run.close_holdings(self._holdings)
+        on_end(value)
+        self._interpretation.propagate()
+
+    def outcome(self, value: Any) -> Any:
+        """What a run, or a returned expression, makes of its target's value or being skipped."""
+        if isinstance(value, Deferred):
+            raise value.refused("the target")
+        if not isinstance(value, Skipped):
+            return value
+        if value.reason == BY_SEQUENCE:
+            return None
+        raise DependencyMissingError(
+            self._name_of_target(), value.argument, value.origin, value.origin_reason
+        )
+
+    def _name_of_target(self) -> str:
+        slot = self._slots[self._plan.root]
+        return self.task_id(slot.index) if slot.is_node else f"the target ({slot.name})"
+
+    # Demand
+
+    def demand(self, index: int) -> None:
+        """Somebody needs the value of this slot, for the first time in this evaluation."""
+        if index < 0:
+            assert self._around is not None
+            self._alias(index, self._around, ~index)
+        elif index in self._shared and index != self._plan.root:
+            self._alias(index, self._root, index)
+        else:
+            _DEMAND[self._slots[index].kind](self, self._slots[index])
+
+    def _alias(self, index: int, home: Evaluation, there: int) -> None:
+        """The value of a slot that belongs to an evaluation around this one."""
+        if there in home._values:
+            self._settle(index, home._values[there])
+        elif there in home._readers:
+            home._readers[there].append((self, index))
+        else:
+            home._readers[there] = [(self, index)]
+            self._interpretation.demanded.append((home, there))
+
+    def _need(self, index: int, reader: int) -> int:
+        """Have `reader` told when the slot is settled; 1 if that is still to come, else 0."""
+        if index in self._values:
+            return 0
+        readers = self._readers.get(index)
+        if readers is None:
+            self._readers[index] = [reader]
+            self._interpretation.demanded.append((self, index))
+        else:
+            readers.append(reader)
+        return 1
+
+    def _need_all(self, slot: Slot, indices: tuple[int, ...]) -> None:
+        missing = 0
+        for index in indices:
+            missing += self._need(index, slot.index)
+        if missing:
+            self._waiting[slot.index] = missing
+        else:
+            self._arrived(slot)
+
+    def _demand_node(self, slot: Slot) -> None:
+        if slot.bound is not None and slot.index != self._body:
+            self._enter_loop(slot)
+        elif slot.conditions:
+            self._steps[slot.index] = 0
+            self._check_conditions(slot)
+        else:
+            self._demand_inputs(slot)
+
+    def _demand_inputs(self, slot: Slot) -> None:
+        if slot.index == self._body or (self._overrides and slot.index == self._plan.root):
+            # Predecessors of a loop's routes belong to the evaluation around the loop.
+            after = tuple([~index for index in slot.after]) if slot.index == self._body else slot.after
+            self._need_all(slot, (*after, *open_slots(slot, self._overrides), *slot.amount_slots))
+        else:
+            self._need_all(slot, (*slot.after, *slot.argument_slots, *slot.amount_slots))
+
+    def _demand_router(self, slot: Slot) -> None:
+        assert slot.selector is not None
+        self._steps[slot.index] = 0
+        self._need_all(slot, () if slot.selector < 0 else (slot.selector,))
+
+    def _demand_container(self, slot: Slot) -> None:
+        self._need_all(slot, slot.argument_slots)
+
+    def _demand_input(self, slot: Slot) -> None:
+        self._settle(slot.index, self._interpretation.run.inputs.value(self._data[~slot.data]))
+
+    def _demand_resource(self, slot: Slot) -> None:
+        run = self._interpretation.run
+        definition = run.engine.resources.find(slot.name, "the target")
+        if definition.scope == "task":
+            self._settle(slot.index, Deferred(slot))
+            return
+        ready = self.holdings.ready(slot.name)
+        if ready is not None:
+            self._settle(slot.index, ready.value)
+        else:
+            run.spawn(lambda: self._obtain(slot))
+
+    async def _obtain(self, slot: Slot) -> None:
+        registry = self._interpretation.run.engine.resources
+        value = await self.holdings.obtain(registry.set_up_order(slot.name, "the target"))
+        self._settle(slot.index, value)
+        self._interpretation.propagate()
+
+    @property
+    def holdings(self) -> Holdings:
+        """Where the resources of this evaluation are held."""
+        if self._holdings is None:
+            self._holdings = self._interpretation.run.step_holdings()
+        return self._holdings
+
+    # Values
+
+    def _settle(self, index: int, value: Any) -> None:
+        self._values[index] = value
+        self._interpretation.settled.append((self, index))
+
+    def spread(self, index: int) -> None:
+        """Tell those who wait for the slot that it is settled."""
+        for reader in self._readers.pop(index, ()):
+            if isinstance(reader, int):
+                missing = self._waiting[reader] - 1
+                if missing:
+                    self._waiting[reader] = missing
+                else:
+                    del self._waiting[reader]
+                    self._arrived(self._slots[reader])
+            else:
+                evaluation, alias = reader
+                evaluation._settle(alias, self._values[index])
+        if index == self._plan.root:
+            self._end(self._values[index])
+
+    def _arrived(self, slot: Slot) -> None:
+        """All that the slot waited for is settled."""
+        try:
+            _ARRIVED[slot.kind](self, slot)
+        except Exception as error:
+            path = " -> ".join(self.path(slot.index))
+            run = self._interpretation.run
+            run.fail(error, f"in {slot.kind} {slot.name!r} ({path}), of run {run.id}")
+
+    def _value(self, ref: Ref) -> Any:
+        return self._data[~ref] if ref < 0 else self._values[ref]
+
+    # Nodes: conditions, then inputs, then the call
+
+    def _node_arrived(self, slot: Slot) -> None:
+        if slot.index in self._steps:
+            self._check_conditions(slot)
+            return
+        skipped = self._skipped_by_inputs(slot)
+        if skipped is not None:
+            self._skip(slot, skipped)
+        elif slot.kind is MAP:
+            self._start_map(slot)
+        else:
+            self._start_task(slot)
+
+    def _check_conditions(self, slot: Slot) -> None:
+        """Demand the conditions one after the other, up to the first that does not hold."""
+        step = self._steps[slot.index]
+        while step != _DEFAULT and step < len(slot.conditions):
+            ref = slot.conditions[step]
+            self._steps[slot.index] = step
+            if ref >= 0 and self._need(ref, slot.index):
+                self._waiting[slot.index] = 1
+                return
+            condition = self._value(ref)
+            if isinstance(condition, Skipped):
+                del self._steps[slot.index]
+                self._skip(slot, condition.because(BY_CONDITION, "condition"))
+                return
+            if isinstance(condition, Deferred):
+                raise condition.refused(f"a condition of task {slot.name!r}")
+            if not condition:
+                self._condition_false(slot)
+                return
+            step += 1
+        del self._steps[slot.index]
+        if step == _DEFAULT:
+            self._take_default(slot)
+        else:
+            self._demand_inputs(slot)
+
+    def _condition_false(self, slot: Slot) -> None:
+        self._publish_skipped(slot, CONDITION_FALSE)
+        if slot.default is None:
+            own_id = self.task_id(slot.index)
+            del self._steps[slot.index]
+            skipped = Skipped(CONDITION_FALSE, own_id, CONDITION_FALSE, "condition")
+            self._record_skip(slot, skipped)
+        else:
+            self._steps[slot.index] = _DEFAULT
+            self._need_all(slot, (slot.default,) if slot.default >= 0 else ())
+
+    def _take_default(self, slot: Slot) -> None:
+        assert slot.default is not None
+        value = self._value(slot.default)
+        if isinstance(value, Skipped):
+            self._skip(slot, value.because(BY_DATA, "default"))
+        else:
+            self._conclude(slot, value)
+
+    def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
+        """The first reason in the order of the contract for which the slot is skipped."""
+        values = self._values
+        body = slot.index == self._body
+        for index in slot.after:
+            value = values[~index if body else index]
+            if value.__class__ is Skipped:
+                return value.because(BY_SEQUENCE, "predecessor")
+        for index in slot.argument_slots:
+            value = values.get(index)
+            if value.__class__ is Skipped:
+                return value.because(BY_DATA, argument_name(slot, index))
+        for index in slot.amount_slots:
+            value = values[index]
+            if value.__class__ is Skipped:
+                return value.because(BY_DATA, "amount")
+        return None
+
+    def _start_task(self, slot: Slot) -> None:
+        values, data = self._values, self._data
+        if slot.index == self._plan.root and self._overrides:
+            args, kwargs = overridden(slot, self._overrides, self._value)
+        else:
+            args = tuple([data[~ref] if ref < 0 else values[ref] for ref in slot.args])
+            kwargs = {name: self._value(ref) for name, ref in slot.kwargs} if slot.kwargs else {}
+        amounts = self._amounts(slot) if slot.amounts else _NO_AMOUNTS
+        rank = self._plan.rank[slot.index]
+        call = Call(self, slot.index, rank, slot, args, kwargs, amounts)
+        if self._plan.structure.resources:
+            call.resources = deferred_names((*args, *kwargs.values()))
+        self._interpretation.run.make_ready(call)
+
+    def _amounts(self, slot: Slot) -> dict[str, Any]:
+        amounts = {
+            name: self._values[value] if kind is None else value
+            for name, kind, value in slot.amounts
+        }
+        for name, amount in amounts.items():
+            check_amount(slot.name, name, amount)
+        return amounts
+
+    def _start_map(self, slot: Slot) -> None:
+        given = {name: self._value(ref) for name, ref in slot.kwargs}
+        for name in slot.iterables:
+            if isinstance(given[name], Deferred):
+                raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
+            check_iterable(slot.name, name, given[name])
+        items = {name: list(given.pop(name)) for name in slot.iterables}
+        check_lengths(slot.name, {name: len(values) for name, values in items.items()})
+        amounts = self._amounts(slot) if slot.amounts else _NO_AMOUNTS
+        MapItems(self._interpretation, self, slot, self._plan.rank[slot.index]).start(
+            items, given, amounts
+        )
+
+    def completed(self, call: Call, value: Any) -> None:
+        """The call of a node of this evaluation came to `value`, or to control."""
+        if isinstance(value, CONTROL):
+            self._control(call, value)
+        else:
+            self._conclude(call.slot, value)
+        self._interpretation.propagate()
+
+    def _control(self, call: Call, control: Any) -> None:
+        trampoline = self._trampoline
+        if trampoline is not None and call.index == self._tail:
+            self.leave(lambda: trampoline.go_on(call, control, self))
+        else:
+            Trampoline(self._interpretation, self, call.index, call.rank, self).go_on(
+                call, control, self
+            )
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value: what the target goes on with is the trampoline's."""
+        self._on_end = lambda _: then()
+        self._end(None)
+
+    def _enter_loop(self, slot: Slot) -> None:
+        trampoline = self._trampoline
+        overrides = self._overrides if slot.index == self._plan.root else _NO_OVERRIDES
+        if trampoline is None or slot.index != self._tail:
+            rank = self._plan.rank[slot.index]
+            Trampoline(self._interpretation, self, slot.index, rank, self).enter(slot, overrides)
+        elif self._body is None:
+            trampoline.enter(slot, overrides, self)
+        else:  # a Router among the routes chose this loop
+            self.leave(lambda: trampoline.switch(slot))
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """A trampoline brought the node at `index` to its value, or found it skipped."""
+        slot = self._slots[index]
+        if isinstance(value, Skipped):
+            self._record_skip(slot, value)
+        else:
+            self._conclude(slot, value)
+
+    def _conclude(self, slot: Slot, value: Any) -> None:
+        """The node has its value: recorded first, if somebody records."""
+        backend = self._interpretation.run.engine.state_backend
+        if backend is None:
+            self._settle(slot.index, value)
+        else:
+            self._recorded(backend.put_result, slot, value, value)
+
+    # Routers
+
+    def _router_arrived(self, slot: Slot) -> None:
+        if self._steps[slot.index] == 0:
+            self._choose_route(slot)
+        else:
+            del self._steps[slot.index]
+            value = self._values[self._chosen[slot.index]]
+            if isinstance(value, Skipped):
+                value = value.because(BY_ROUTE, "route")
+            self._settle(slot.index, value)
+
+    def _choose_route(self, slot: Slot) -> None:
+        assert slot.selector is not None
+        key = self._value(slot.selector)
+        if isinstance(key, Skipped):
+            del self._steps[slot.index]
+            self._settle(slot.index, key.because(BY_DATA, "selector"))
+            return
+        if isinstance(key, Deferred):
+            raise key.refused("the selector of a Router")
+        ref = slot.routes.get(key, slot.default)
+        if ref is None:
+            raise RouteNotFoundError(key, tuple(slot.routes))
+        self._chosen[slot.index] = ref
+        if slot.index == self._tail:
+            self._tail = ref
+        if ref < 0:
+            del self._steps[slot.index]
+            self._settle(slot.index, self._data[~ref])
+        else:
+            self._steps[slot.index] = 1
+            self._need_all(slot, (ref,))
+
+    # Containers
+
+    def _container_arrived(self, slot: Slot) -> None:
+        members = tuple([self._value(ref) for ref in slot.members])
+        shape = self._data[~slot.data] if slot.data else None
+        skipped = next((m for m in members if m.__class__ is Skipped), None)
+        if skipped is not None:
+            self._settle(slot.index, skipped.because(BY_DATA, "member"))
+        elif self._plan.structure.resources and deferred_names(members):
+            self._settle(slot.index, Deferred(slot, members, shape))
+        else:
+            self._settle(slot.index, build(slot, shape, members))
+
+    # Skipping
+
+    def _skip(self, slot: Slot, skipped: Skipped) -> None:
+        self._publish_skipped(slot, skipped.reason)
+        self._record_skip(slot, skipped)
+
+    def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
+        backend = self._interpretation.run.engine.state_backend
+        if backend is None:
+            self._settle(slot.index, skipped)
+        else:
+            self._recorded(backend.mark_skipped, slot, skipped.reason, skipped)
+
+    def _recorded(self, write: Any, slot: Slot, record: Any, value: Any) -> None:
+        async def recorded() -> None:
+            await write(self.task_id(slot.index), record)
+            self._settle(slot.index, value)
+            self._interpretation.propagate()
+
+        self._interpretation.run.spawn(recorded)
+
+    def _publish_skipped(self, slot: Slot, reason: str) -> None:
+        run = self._interpretation.run
+        if run.bus.listens(TaskSkipped):
+            event = TaskSkipped(run.id, current_time(), self.task_id(slot.index), slot.name, reason)
+            run.bus.publish(event)
+
+    def _report_pruned(self) -> None:
+        """Report the nodes of unchosen routes that nobody demanded, in plan order."""
+        run = self._interpretation.run
+        if not (run.bus.listens(TaskSkipped) or run.engine.state_backend is not None):
+            return
+        others: list[Ref] = []
+        for router, chosen in self._chosen.items():
+            slot = self._slots[router]
+            routes = (*slot.routes.values(), slot.default)
+            others += [ref for ref in routes if ref is not None and ref not in (chosen, None)]
+        for index in sorted(self._undemanded(others), key=self._plan.rank.__getitem__):
+            self._publish_skipped(self._slots[index], PRUNED)
+
+    def _undemanded(self, roots: list[Ref]) -> set[int]:
+        """The nodes of this evaluation that `roots` lead to and nobody demanded."""
+        seen: set[int] = set()
+        todo = [ref for ref in roots if ref >= 0]
+        while todo:
+            index = todo.pop()
+            if index not in seen:
+                seen.add(index)
+                todo.extend(self._slots[index].parts)
+        unsettled = seen.difference(self._values, self._shared)
+        return {index for index in unsettled if self._slots[index].is_node}
+
+    # Names
+
+    def local_id(self, index: int) -> str:
+        """The id of the node at `index` within this evaluation."""
+        return self._plan.nodes[index].id
+
+    def node(self, index: int) -> Node:
+        """The public node at `index`."""
+        return self._plan.nodes[index]
+
+    def injected(self, index: int) -> frozenset[str]:
+        """The parameters of the node at `index` that are injected resources."""
+        slot = self._slots[index]
+        names = slot.task.parameters.positional
+        refs = [*zip(names, slot.args, strict=False), *slot.kwargs]
+        return frozenset(n for n, ref in refs if ref >= 0 and self._slots[ref].kind is RESOURCE)
+
+    def local_path(self, index: int) -> list[str]:
+        """The ids from the slot at `index` to the target of this evaluation."""
+        came_from = {self._plan.root: -1}
+        todo = [self._plan.root]
+        for current in todo:  # grows: breadth first, from the target
+            if current == index:
+                break
+            for part in self._slots[current].parts:
+                if part not in came_from:
+                    came_from[part] = current
+                    todo.append(part)
+        path: list[str] = []
+        current = index
+        while current in came_from and current >= 0:
+            if self._slots[current].is_node:
+                path.append(self.local_id(current))
+            current = came_from[current]
+        return path or [self._slots[index].name]
+
+
+class MapItems(Place):
+    """The items of one map, ranked by position. Each is a call, or what its trampoline makes of it."""
+
+    __slots__ = ("_evaluation", "_interpretation", "_missing", "_results", "_slot")
+
+    local_id_names_owner = True
+
+    def __init__(
+        self, interpretation: Interpretation, evaluation: Evaluation, slot: Slot, rank: int
+    ) -> None:
+        super().__init__(evaluation, slot.index, rank)
+        self._interpretation = interpretation
+        self._evaluation = evaluation
+        self._slot = slot
+        self._results: list[Any] = []
+        self._missing = 0
+
+    @property
+    def holdings(self) -> Holdings:
+        """Items belong to the evaluation of their map."""
+        return self._evaluation.holdings
+
+    def start(
+        self,
+        items: Mapping[str, list[Any]],
+        constants: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+    ) -> None:
+        """Make all items ready, or settle an empty map at once."""
+        self._missing = min(map(len, items.values()))
+        self._results = [None] * self._missing
+        if not self._missing:
+            self._evaluation.settle_from(self._slot.index, [])
+            return
+        resources = deferred_names(constants.values())
+        for position, values in enumerate(zip(*items.values(), strict=True)):
+            named = {**constants, **dict(zip(items, values, strict=True))}
+            self._execute(position, named, amounts, resources)
+
+    def again(self, call: Call, overrides: Mapping[str, Any]) -> None:
+        """Execute an item anew with other arguments."""
+        names = call.slot.task.parameters.positional
+        named = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        rest = call.args[len(names) :]
+        named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
+        self._execute(call.index, named, call.amounts, deferred_names(named.values()))
+
+    def _execute(
+        self,
+        position: int,
+        named: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+        resources: tuple[str, ...],
+    ) -> None:
+        args, kwargs = arguments_by_name(self._slot.task, named)
+        call = Call(self, position, position, self._slot, args, kwargs, amounts)
+        call.resources = resources
+        self._interpretation.run.make_ready(call)
+
+    def completed(self, call: Call, value: Any) -> None:
+        """An item came to `value`, or to control."""
+        if isinstance(value, CONTROL):
+            Trampoline(self._interpretation, self, call.index, call.rank).go_on(call, value, None)
+        else:
+            self.settle_from(call.index, value)
+        self._interpretation.propagate()
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """The item at `index` has its value."""
+        self._results[index] = value
+        self._missing -= 1
+        if not self._missing:
+            self._evaluation.settle_from(self._slot.index, self._results)
+
+    def local_id(self, index: int) -> str:
+        """The id of the item's node: the map's id, the position, and its place in the item."""
+        owner = self._evaluation.local_id(self._slot.index)
+        return f"{owner}[{index}]/{self._slot.name}#0"
+
+    def node(self, index: int) -> Node:
+        """The public node of the map."""
+        return self._evaluation.node(self._slot.index)
+
+    def injected(self, index: int) -> frozenset[str]:
+        """The parameters that are injected resources."""
+        return self._evaluation.injected(self._slot.index)
+
+    def local_path(self, index: int) -> list[str]:
+        """The item's id, and then the path of its map."""
+        return [self.local_id(index), *self._evaluation.local_path(self._slot.index)]
+
+
+class Trampoline:
+    """Carries an owner through executions that end with control instead of a value.
+
+    `home` is the evaluation in which the routes of the current loop stand. `_returned` is the
+    evaluation of the last returned expression; `_loop` the slot of it that is being looped, if
+    its target is a loop.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_home",
+        "_interpretation",
+        "_loop",
+        "_name",
+        "_returned",
+        "_steps",
+        "index",
+        "place",
+        "rank",
+    )
+
+    def __init__(
+        self,
+        interpretation: Interpretation,
+        place: Evaluation | MapItems,
+        index: int,
+        rank: int,
+        home: Evaluation | None = None,
+    ) -> None:
+        self._interpretation = interpretation
+        self.place = place
+        self.index = index
+        self.rank = rank
+        self._home = home
+        self._name = place.node(index).name
+        self._returned: Evaluation | None = None
+        self._loop: Slot | None = None
+        self._calls = 1  # executions in the chain of tail calls
+        self._steps = 0  # executions of the current loop
+
+    def enter(
+        self, slot: Slot, overrides: Mapping[str, Any], returned: Evaluation | None = None
+    ) -> None:
+        """Begin the loop at `slot`, of the owner's evaluation or of a returned expression."""
+        self._name = slot.name
+        self._steps = 0
+        if returned is not None:
+            self._home = returned
+            self._loop = slot
+        self._iterate(slot.index, overrides, None)
+
+    def switch(self, slot: Slot) -> None:
+        """A Router among the routes chose the bound node `slot`: go on there, in the same loop."""
+        self._evaluate(slot.index, _NO_OVERRIDES)
+
+    def go_on(self, call: Call, control: Any, evaluation: Evaluation | None) -> None:
+        """The owner's current execution ended with `control`; `evaluation` is where it ran."""
+        if isinstance(control, Jump):
+            self._jump(call, control, evaluation)
+        elif isinstance(control, TailCall):
+            self._tail_call(call, control, evaluation)
+        else:
+            self._follow(call, control)
+
+    def _jump(self, call: Call, jump: Jump, evaluation: Evaluation | None) -> None:
+        slot = call.slot
+        if evaluation is None or slot.bound is None or not evaluation.is_body(call.index):
+            raise JumpNotBoundError(slot.name, jump.target_key)
+        routes = evaluation.structure.selectors[slot.bound]
+        route = _route(slot.name, routes, jump.target_key)
+        if route is None:
+            self._finish(jump.data)
+        else:
+            overrides = _overrides(evaluation.structure.slots[route], jump.data)
+            self._iterate(route, overrides, jump.data)
+
+    def _tail_call(self, call: Call, tail: TailCall, evaluation: Evaluation | None) -> None:
+        if tail.target is not None:
+            self._call_target(tail)
+            return
+        what = "the TailCall"
+        overrides = call.slot.task.override(tuple(tail.args), tail.kwargs, what)
+        if evaluation is not None:
+            if self._loop is None and evaluation.is_root:
+                self._home = evaluation
+            self._iterate(call.index, overrides, (tail.args, dict(tail.kwargs)))
+        else:
+            assert isinstance(self.place, MapItems)
+            self._count_call((tail.args, dict(tail.kwargs)))
+            self.place.again(call, overrides)
+
+    def _call_target(self, tail: TailCall) -> None:
+        assert tail.target is not None
+        targets = self._interpretation.run.engine.targets
+        if tail.target not in targets:
+            raise TargetNotFoundError(tail.target, tuple(targets))
+        arguments = (tail.args, dict(tail.kwargs))
+        self._count_call(arguments)
+        self._leave_loop_then(lambda: self._evaluate_target(targets[tail.target], tail))
+
+    def _follow(self, call: Call, expression: Any) -> None:
+        """A returned expression: an evaluation of its own, in the owner's place."""
+        if self._interpretation.run.engine.tail_calls == "forbid":
+            raise StaticGraphError(call.slot.name, repr(expression))
+        self._count_call(expression)
+        self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
+
+    def _leave_loop_then(self, then: Callable[[], None]) -> None:
+        if self._loop is not None and self._home is not None:
+            self._loop = None
+            self._home.leave(then)
+        else:
+            then()
+
+    def _evaluate_target(self, target: Any, tail: TailCall) -> None:
+        structure, data = self._interpretation.load(target)
+        overrides: Mapping[str, Any] = _NO_OVERRIDES
+        if tail.args or tail.kwargs:
+            root = structure.slots[structure.root]
+            if root.kind is not TASK:
+                raise TypeError(f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none")
+            overrides = root.task.override(tuple(tail.args), tail.kwargs, "the TailCall")
+        plan = self._interpretation.run.engine.plans.plan(structure, structure.root)
+        evaluation = Evaluation(self._interpretation, plan, data, self, None, overrides)
+        self._returned = evaluation
+        evaluation.begin(self._finish)
+
+    def _iterate(self, root: int, overrides: Mapping[str, Any], data: Any) -> None:
+        self._steps += 1
+        self._check(self._steps, data)
+        self._evaluate(root, overrides)
+
+    def _evaluate(self, root: int, overrides: Mapping[str, Any]) -> None:
+        home = self._home
+        assert home is not None
+        plan = self._interpretation.run.engine.plans.plan(home.structure, root)
+        evaluation = Evaluation(self._interpretation, plan, home.data, self, home, overrides)
+        evaluation.begin(self._finish)
+
+    def _count_call(self, data: Any) -> None:
+        self._calls += 1
+        self._check(self._calls, data)
+
+    def _check(self, count: int, data: Any) -> None:
+        most = self._interpretation.run.max_steps
+        if most is not None and count > most:
+            raise StepLimitError(self._name, most, data)
+
+    def _finish(self, value: Any) -> None:
+        """The loop, or the whole chain, has its value."""
+        if self._loop is not None and self._home is not None:
+            loop, self._loop = self._loop, None
+            self._home.settle_from(loop.index, value)
+            return
+        if self._returned is not None:
+            value = self._returned.outcome(value)
+        self.place.settle_from(self.index, value)
+
+
+def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | None:
+    try:
+        return routes[key]
+    except (KeyError, TypeError):
+        raise JumpKeyError(task_name, key, tuple(routes)) from None
+
+
+def _overrides(slot: Slot, data: Any) -> Mapping[str, Any]:
+    """The arguments that the data of a Jump overrides, by parameter name."""
+    if data is None or (isinstance(data, dict) and not data):
+        return _NO_OVERRIDES
+    what = "the data of the Jump"
+    if slot.kind is not TASK:
+        raise TypeError(
+            f"{what} is {data!r}, but its route is {slot.kind} {slot.name!r}, which takes none; "
+            "jump with data=None"
+        )
+    if isinstance(data, dict):
+        return slot.task.override((), data, what)
+    return slot.task.override((data,), {}, what)
+
+
+def _not_begun(value: Any) -> None:
+    raise AssertionError("an evaluation ended before it began")
+
+
+_DEMAND = {
+    TASK: Evaluation._demand_node,
+    MAP: Evaluation._demand_node,
+    ROUTER: Evaluation._demand_router,
+    LIST: Evaluation._demand_container,
+    TUPLE: Evaluation._demand_container,
+    DICT: Evaluation._demand_container,
+    PARAM: Evaluation._demand_input,
+    RESOURCE: Evaluation._demand_resource,
+}
+_ARRIVED = {
+    TASK: Evaluation._node_arrived,
+    MAP: Evaluation._node_arrived,
+    ROUTER: Evaluation._router_arrived,
+    LIST: Evaluation._container_arrived,
+    TUPLE: Evaluation._container_arrived,
+    DICT: Evaluation._container_arrived,
+}

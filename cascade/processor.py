@@ -1,0 +1,430 @@
+"""One execution of a task with all its policies, in the order of the contract: the cache, then for
+each attempt the gate, its resources, the call under its timeout, its capacity back; then the cache.
+
+Both strategies make `Call`s and hand them to the processor of the run. Two paths carry out the
+same steps: an inline sync call without detours is done by the run's driver on the spot
+(`run_inline`), everything else in a task of its own (`process`). A call that has to leave the
+first path (it was denied, it retries after a delay, it gave an awaitable) goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from anyio import Event, current_time, move_on_after, sleep
+
+from cascade.cache import cache_key
+from cascade.errors import TaskTimeoutError
+from cascade.events import (
+    TaskBlocked,
+    TaskEvent,
+    TaskExecutionFinished,
+    TaskExecutionStarted,
+    TaskRetrying,
+    TaskSkipped,
+    TaskStalled,
+)
+from cascade.executor import call as call_locally
+from cascade.executor import is_awaitable, stopped
+from cascade.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
+
+if TYPE_CHECKING:
+    from cascade.admission import Ticket
+    from cascade.ready import Place
+    from cascade.run import Run
+    from cascade.structure import Slot
+
+logger = logging.getLogger("cascade")
+
+CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router)  # not a value: what to do next
+STALL: Final = 0.1  # seconds that an inline task may hold the loop before it is reported
+
+
+class Call:
+    """A task about to be executed: what, with which arguments, and where its value goes."""
+
+    __slots__ = (
+        "amounts",
+        "args",
+        "attempt",
+        "index",
+        "kwargs",
+        "outcome",
+        "place",
+        "rank",
+        "resources",
+        "slot",
+        "started",
+        "ticket",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        place: Place,
+        index: int,
+        rank: int,
+        slot: Slot,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+    ) -> None:
+        self.place = place
+        self.index = index
+        self.rank = rank
+        self.slot = slot
+        self.args = args
+        self.kwargs = kwargs
+        self.amounts = amounts
+        self.resources: tuple[str, ...] = ()  # of the scope "task", deferred in the arguments
+        self.attempt = 1
+        self.started = 0.0
+        self.ticket: Ticket | None = None
+        self.turn: Event | None = None
+        self.outcome: Any = None
+
+    @property
+    def task_id(self) -> str:
+        """The id of the node that this call executes."""
+        return self.place.task_id(self.index)
+
+
+class Processor:
+    """Executes the calls of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._bus = run.bus
+        self._gate = run.engine.gate
+        self._executor = run.engine.executor
+        self._flights: dict[tuple[int, bytes], _Flight] = {}
+
+    def is_direct(self, call: Call) -> bool:
+        """Whether the driver may carry it out on the spot: an inline sync call, no detours."""
+        task = call.slot.task
+        return (
+            not task.is_async
+            and task.mode == "inline"
+            and call.slot.cache is None
+            and not call.resources
+            and self._executor is None
+        )
+
+    # The direct path
+
+    def run_inline(self, call: Call) -> None:
+        """Carry out a call whose turn it is in plan order."""
+        if call.turn is not None:
+            self._take_turn(call, call.turn)
+            return
+        if call.ticket is None and not self._admit(call):
+            return
+        self._start(call)
+        try:
+            value = self._call_inline(call)
+        except BaseException as error:
+            self._inline_failed(call, error)
+            return
+        if hasattr(value.__class__, "__await__") and is_awaitable(value):
+            self._run.spawn_call(call, self._await_value, call, value)
+            return
+        self._finished(call, "Succeeded", None)
+        call.place.completed(call, value)
+
+    def _call_inline(self, call: Call) -> Any:
+        """The plain call itself, announced, and reported if it holds the loop for too long."""
+        self._started(call)
+        watched = self._bus.listens(TaskStalled)
+        before = perf_counter() if watched else 0.0
+        try:
+            return call.slot.task.func(*call.args, **call.kwargs)
+        except StopIteration as error:
+            raise stopped(call.slot.name) from error
+        finally:
+            if watched and perf_counter() - before > STALL:
+                self._publish(TaskStalled, call, perf_counter() - before)
+
+    def _inline_failed(self, call: Call, error: BaseException) -> None:
+        self._finished(call, "Failed", error)
+        pause = self._pause_before_retry(call, error)
+        if pause is None:
+            self._run.call_failed(call, error)
+        elif pause == 0:
+            self._run.make_ready(call)
+        else:
+            self._run.spawn_call(call, self._retry_later, call, pause)
+
+    async def _retry_later(self, call: Call, pause: float) -> None:
+        await sleep(pause)
+        self._run.make_ready(call)
+
+    async def _await_value(self, call: Call, awaitable: Any) -> None:
+        """The sync function gave an awaitable: its value counts, as the same attempt."""
+        try:
+            value = await awaitable
+        except BaseException as error:
+            is_cancelled = self._run.is_cancellation(error)
+            self._finished(call, "Cancelled" if is_cancelled else "Failed", error)
+            pause = None if is_cancelled else self._pause_before_retry(call, error)
+            if pause is None:
+                raise
+            await self._retry_later(call, pause)
+            return
+        self._finished(call, "Succeeded", None)
+        call.place.completed(call, value)
+
+    # The path with detours
+
+    async def process(self, call: Call) -> Any:
+        """The value, or control, that the call comes to, after all its attempts."""
+        if call.slot.cache is not None:
+            return await self._process_cached(call)
+        return await self._process_attempts(call)
+
+    async def _process_attempts(self, call: Call) -> Any:
+        while True:
+            try:
+                return await self._attempt(call)
+            except SetUpFailed:
+                raise
+            except BaseException as error:
+                pause = self._pause_before_retry(call, error)
+                if pause is None:
+                    raise
+                await sleep(pause)
+
+    async def _attempt(self, call: Call) -> Any:
+        try:
+            if self._run.gated(call):
+                await self._acquire(call)
+            self._start(call)
+            if not call.resources:
+                return await self._announced(call, call.args, call.kwargs)
+            async with AsyncExitStack() as stack:
+                args, kwargs = await self._run.with_task_resources(call, stack)
+                return await self._announced(call, args, kwargs)
+        finally:
+            self._give_back(call)
+
+    async def _announced(
+        self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """One call under its timeout, between its Started and its Finished."""
+        direct = self._executor is None and call.slot.task.mode == "inline"
+        if direct and not call.slot.task.is_async:
+            return await self._in_turn(call, args, kwargs)
+        self._started(call)
+        try:
+            value = await self._bounded(call, args, kwargs)
+        except BaseException as error:
+            is_cancelled = self._run.is_cancellation(error)
+            self._finished(call, "Cancelled" if is_cancelled else "Failed", error)
+            raise
+        self._finished(call, "Succeeded", None)
+        return value
+
+    async def _bounded(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        seconds = call.slot.timeout
+        if seconds is None:
+            return await self._invoke(call, args, kwargs)
+        deadline = current_time() + seconds
+        with move_on_after(seconds):
+            try:
+                value = await self._invoke(call, args, kwargs)
+            except Exception as error:
+                if not _came_back_late(call, deadline):
+                    raise
+                raise TaskTimeoutError(call.slot.name, seconds) from error
+            if not _came_back_late(call, deadline):
+                return value
+        raise TaskTimeoutError(call.slot.name, seconds)
+
+    async def _invoke(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self._executor is None:
+            return await call_locally(call.slot.task, args, kwargs)
+        return await self._executor.execute(call.place.node(call.index), args, kwargs)
+
+    async def _in_turn(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """An inline sync call on this path still waits for its turn in plan order."""
+        unresolved = call.args, call.kwargs
+        call.args, call.kwargs = args, kwargs
+        call.turn = Event()
+        self._run.make_ready(call)
+        await call.turn.wait()
+        call.turn = None
+        call.args, call.kwargs = unresolved
+        value, error = call.outcome
+        call.outcome = None
+        try:
+            if error is not None:
+                raise error
+            if is_awaitable(value):
+                value = await value
+        except BaseException as failure:
+            is_cancelled = self._run.is_cancellation(failure)
+            self._finished(call, "Cancelled" if is_cancelled else "Failed", failure)
+            raise
+        self._finished(call, "Succeeded", None)
+        return value
+
+    def _take_turn(self, call: Call, turn: Event) -> None:
+        try:
+            call.outcome = self._call_inline(call), None
+        except BaseException as error:
+            call.outcome = None, error
+        turn.set()
+
+    # Steps of both paths
+
+    def _pause_before_retry(self, call: Call, error: BaseException) -> float | None:
+        """Seconds until the next attempt, which is announced; None if there is none."""
+        retry = call.slot.retry
+        if (
+            retry is None
+            or call.attempt >= retry.max_attempts
+            or not isinstance(error, retry.on)
+            or self._run.is_cancellation(error)
+            or self._run.is_over
+        ):
+            return None
+        pause = retry.pause_after(call.attempt)
+        if self._bus.listens(TaskRetrying):
+            self._publish(TaskRetrying, call, call.attempt, retry.max_attempts, pause, error)
+        call.attempt += 1
+        return pause
+
+    def _started(self, call: Call) -> None:
+        if self._bus.listens(TaskExecutionStarted):
+            self._publish(TaskExecutionStarted, call, call.attempt)
+        if self._bus.listens(TaskExecutionFinished):
+            call.started = current_time()
+
+    def _finished(self, call: Call, status: str, error: BaseException | None) -> None:
+        """The attempt is over: told, and on the direct path its capacity is given back here."""
+        if self._bus.listens(TaskExecutionFinished):
+            duration = current_time() - call.started
+            self._publish(TaskExecutionFinished, call, status, duration, error)
+        if call.ticket is not None and self.is_direct(call):
+            self._give_back(call)
+
+    def _publish(self, kind: type[TaskEvent], call: Call, *fields: Any) -> None:
+        run = self._run
+        self._bus.publish(kind(run.id, current_time(), call.task_id, call.slot.name, *fields))
+
+    # The gate
+
+    def _admit(self, call: Call) -> bool:
+        """Whether the call may start now; otherwise it is parked, and made ready when it may."""
+        if not self._run.gated(call):
+            return True
+        make_ready = self._run.make_ready
+        return not self._ask(call, lambda: make_ready(call)).parked
+
+    async def _acquire(self, call: Call) -> None:
+        """Wait until the call may start."""
+        admitted = Event()
+        ticket = self._ask(call, admitted.set)
+        if ticket.parked:
+            await admitted.wait()
+
+    def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
+        ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, resume)
+        call.ticket = ticket
+        self._run.tickets[ticket] = None
+        if ticket.parked and self._bus.listens(TaskBlocked):
+            self._publish(TaskBlocked, call, ticket.reason)
+        return ticket
+
+    def _start(self, call: Call) -> None:
+        """The attempt starts now: its ticket is no longer one that may be withdrawn."""
+        if call.ticket is not None:
+            self._run.tickets.pop(call.ticket, None)
+            self._gate.start(call.ticket)
+
+    def _give_back(self, call: Call) -> None:
+        """The attempt is over, or it was cancelled before it started."""
+        ticket = call.ticket
+        if ticket is not None:
+            call.ticket = None
+            if ticket in self._run.tickets:
+                del self._run.tickets[ticket]
+                self._gate.withdraw(ticket)
+            else:
+                self._gate.give_back(ticket)
+
+    # The cache
+
+    async def _process_cached(self, call: Call) -> Any:
+        """A hit, or the value computed once however many ask for it at the same time."""
+        cache = call.slot.cache
+        key = cache_key(call.slot.task, self._named_arguments(call))
+        while True:
+            hit = await cache.get(key)
+            if hit is not None:
+                self._cache_hit(call)
+                return hit.value
+            flight = self._flights.get((id(cache), key))
+            if flight is None:
+                return await self._compute(call, cache, key)
+            await flight.landed.wait()
+            if flight.has_value:
+                self._cache_hit(call)
+                return flight.value
+
+    async def _compute(self, call: Call, cache: Any, key: bytes) -> Any:
+        flight = self._flights[id(cache), key] = _Flight()
+        try:
+            value = await self._process_attempts(call)
+            if not isinstance(value, CONTROL):
+                flight.value = value
+                flight.has_value = True
+                await self._put(call, cache, key, value)
+        finally:
+            del self._flights[id(cache), key]
+            flight.landed.set()
+        return value
+
+    async def _put(self, call: Call, cache: Any, key: bytes, value: Any) -> None:
+        try:
+            await cache.put(key, value)
+        except Exception:
+            logger.exception("the cache of task %r could not put its value", call.slot.name)
+
+    def _cache_hit(self, call: Call) -> None:
+        if self._bus.listens(TaskSkipped):
+            self._publish(TaskSkipped, call, "CacheHit")
+
+    def _named_arguments(self, call: Call) -> list[tuple[str, Any]]:
+        """The arguments by parameter; injected resources are no part of a cache key."""
+        injected = call.place.injected(call.index)
+        names = call.slot.task.parameters.positional
+        named = [
+            (names[i] if i < len(names) else f"*{i - len(names)}", value)
+            for i, value in enumerate(call.args)
+        ]
+        named += call.kwargs.items()
+        return [(name, value) for name, value in named if name not in injected]
+
+
+class _Flight:
+    """A cached value being computed, which others wait for."""
+
+    __slots__ = ("has_value", "landed", "value")
+
+    def __init__(self) -> None:
+        self.landed = Event()
+        self.has_value = False
+        self.value: Any = None
+
+
+class SetUpFailed(Exception):
+    """A resource could not be set up: the run fails with the cause, and nothing is retried."""
+
+
+def _came_back_late(call: Call, deadline: float) -> bool:
+    """A thread is not interrupted by its timeout: its time is up when it comes back."""
+    return call.slot.task.mode == "thread" and current_time() >= deadline

@@ -1,0 +1,153 @@
+"""Plan order among everything that is ready, over all the evaluations of a run.
+
+A place (an evaluation, or the items of a map) ranks its own calls by an int, and stands itself at
+one rank of the place around it. Ranks of one place are compared as ints in a heap of its own;
+places are compared where their paths part, so that nesting costs only when it competes.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush, heapreplace
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cascade.graph import Node
+    from cascade.holdings import Holdings
+    from cascade.processor import Call
+
+LONGEST_PATH: Final = 20  # ids in the note of a failure
+
+
+class Place:
+    """Where calls stand in plan order, itself at `parent_rank` of its parent.
+
+    `parent_index` is what it belongs to there: a slot, or an item.
+    """
+
+    __slots__ = ("depth", "parent", "parent_index", "parent_rank")
+
+    def __init__(self, parent: Place | None, parent_index: int, parent_rank: int) -> None:
+        self.parent = parent
+        self.parent_index = parent_index
+        self.parent_rank = parent_rank
+        self.depth: int = 0 if parent is None else parent.depth + 1
+
+    def task_id(self, index: int) -> str:
+        """The id of what stands at `index` here, prefixed by the ids of what is around it."""
+        parts = [self.local_id(index)]
+        place = self
+        while place.parent is not None:
+            if not place.local_id_names_owner:
+                parts.append(place.parent.local_id(place.parent_index))
+            place = place.parent
+        return "/".join(reversed(parts))
+
+    def path(self, index: int) -> list[str]:
+        """The ids from what stands at `index` here to the target of the run."""
+        path = self.local_path(index)
+        place = self
+        while place.parent is not None and len(path) < LONGEST_PATH:
+            if not place.local_id_names_owner:
+                path += place.parent.local_path(place.parent_index)
+            place = place.parent
+        return path[:LONGEST_PATH]
+
+    # What a strategy's places tell of the calls that stand in them.
+
+    local_id_names_owner = False  # whether local ids include the id that the owner has
+
+    @property
+    def holdings(self) -> Holdings:
+        """Where their run and step resources are held."""
+        raise NotImplementedError
+
+    def local_id(self, index: int) -> str:
+        """The id of a call within this place."""
+        raise NotImplementedError
+
+    def local_path(self, index: int) -> list[str]:
+        """The ids from a call to what this place computes."""
+        raise NotImplementedError
+
+    def node(self, index: int) -> Node:
+        """The public node of a call."""
+        raise NotImplementedError
+
+    def injected(self, index: int) -> frozenset[str]:
+        """The parameters of a call whose values are injected resources."""
+        raise NotImplementedError
+
+    def completed(self, call: Call, value: Any) -> None:
+        """A call came to a value, or to control."""
+        raise NotImplementedError
+
+
+class _Head:
+    """The first of one place's ready calls, comparable with the first of another's."""
+
+    __slots__ = ("place", "rank")
+
+    def __init__(self, place: Place, rank: int) -> None:
+        self.place = place
+        self.rank = rank
+
+    def __lt__(self, other: _Head) -> bool:
+        one, one_rank = self.place, self.rank
+        two, two_rank = other.place, other.rank
+        while one is not two:
+            climbs = one.depth - two.depth
+            if climbs >= 0:
+                one, one_rank = _above(one)
+            if climbs <= 0:
+                two, two_rank = _above(two)
+        return one_rank < two_rank
+
+
+def _above(place: Place) -> tuple[Place, int]:
+    if place.parent is None:
+        raise AssertionError("places of two runs were compared")
+    return place.parent, place.parent_rank
+
+
+class ReadyQueue:
+    """Calls that are ready; `pop` gives the first in plan order."""
+
+    __slots__ = ("_heads", "_heaps", "_size")
+
+    def __init__(self) -> None:
+        self._heads: list[_Head] = []
+        self._heaps: dict[Place, list[tuple[int, Any]]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, place: Place, rank: int, call: Any) -> None:
+        """Add a call that stands at `rank` of `place`; no other of that rank may be in here."""
+        heap = self._heaps.get(place)
+        if heap is None:
+            heap = self._heaps[place] = []
+        heappush(heap, (rank, call))
+        if heap[0][0] == rank:
+            heappush(self._heads, _Head(place, rank))
+        self._size += 1
+
+    def pop(self) -> Any:
+        """Take out the first call in plan order."""
+        heads = self._heads
+        head = heads[0]
+        heap = self._heaps.get(head.place)
+        while heap is None or heap[0][0] != head.rank:
+            heappop(heads)  # its place has an earlier head by now
+            head = heads[0]
+            heap = self._heaps.get(head.place)
+        _, call = heappop(heap)
+        if heap:
+            heapreplace(heads, _Head(head.place, heap[0][0]))
+        else:
+            heappop(heads)
+            del self._heaps[head.place]
+        self._size -= 1
+        if not self._size:
+            heads.clear()
+        return call

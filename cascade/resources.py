@@ -1,0 +1,302 @@
+"""Injected resources: generators that set something up, yield it once, and tear it down.
+
+A resource is set up and torn down in one task, inside one cancel scope of its own that spans its
+whole life: so it may hold task groups and cancel scopes open across its `yield`, and its scope can
+turn into a shield with a deadline when the tear-down begins.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any, Final, Literal, cast, overload
+
+from anyio import CancelScope, current_time
+
+from cascade.errors import CycleError, ResourceNotFoundError
+from cascade.expressions import Expression
+
+Scope = Literal["run", "step", "task"]
+SCOPES: Final = ("run", "step", "task")  # from the widest to the narrowest
+
+
+class Injected(Expression[Any]):
+    """The value of the resource `name`, wherever a value can stand. Made by `cs.inject`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"cs.inject takes the name of a resource, not {name!r}")
+        self.name = name
+
+    def _described(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"<inject {self.name}>"
+
+
+def inject(name: str) -> Any:
+    """The resource `name`, as a parameter's default, an argument, or inside of one."""
+    return Injected(name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResourceDefinition:
+    """How a resource is provided, under which name, and for how long it lives.
+
+    `dependencies` maps parameters of the provider to the resources they inject.
+    """
+
+    name: str
+    func: Callable[..., Any]
+    scope: Scope
+    dependencies: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<resource {self.name} ({self.scope})>"
+
+
+@overload
+def resource(function: Callable[..., Any], /) -> ResourceDefinition: ...
+@overload
+def resource(
+    function: None = None, /, *, name: str | None = None, scope: Scope = "run"
+) -> Callable[[Callable[..., Any]], ResourceDefinition]: ...
+@overload
+def resource(
+    function: Callable[..., Any], /, *, name: str | None = None, scope: Scope = "run"
+) -> ResourceDefinition: ...
+def resource(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    scope: Scope = "run",
+) -> Any:
+    """A generator or async generator function that yields once provides a resource.
+
+    What stands before the `yield` sets it up, what follows tears it down, also on failure and
+    cancellation, whose exception is thrown in at the `yield`. `scope`: "run" lives as long as the
+    run, "step" as the innermost evaluation, "task" as one attempt. Its parameters inject other
+    resources of its own or a wider scope. Raises `TypeError` for another kind of function.
+    """
+    if function is None:
+        return lambda func: _define(func, name, scope)
+    return _define(function, name, scope)
+
+
+def _define(func: Any, name: str | None, scope: Scope) -> ResourceDefinition:
+    label = name or getattr(func, "__name__", repr(func))
+    if not (inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)):
+        raise TypeError(
+            f"the resource {label!r} must be a generator or async generator function: "
+            "set up, yield the value once, tear down"
+        )
+    if scope not in SCOPES:
+        raise ValueError(f"scope={scope!r} of the resource {label!r} must be one of {SCOPES}")
+    dependencies: dict[str, str] = {}
+    for parameter in inspect.signature(func).parameters.values():
+        if isinstance(parameter.default, Injected):
+            dependencies[parameter.name] = parameter.default.name
+        elif parameter.default is Parameter.empty and parameter.kind not in (
+            Parameter.VAR_POSITIONAL,
+            Parameter.VAR_KEYWORD,
+        ):
+            raise TypeError(
+                f"parameter {parameter.name!r} of the resource {label!r} has no value; "
+                f"inject one: {parameter.name}=cs.inject('...')"
+            )
+    return ResourceDefinition(label, func, scope, dependencies)
+
+
+class ResourceRegistry:
+    """Who provides what, for one engine."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, ResourceDefinition] = {}
+
+    def register(self, definition: ResourceDefinition) -> None:
+        """Provide `definition` under its name; a later one replaces an earlier one."""
+        if not isinstance(definition, ResourceDefinition):
+            raise TypeError(f"{definition!r} is no resource; decorate it with @cs.resource")
+        self._definitions[definition.name] = definition
+
+    @contextmanager
+    def override(self, name: str, provided: Any) -> Generator[None]:
+        """Provide a value, or another definition, under `name` while the context lasts."""
+        before = self._definitions.get(name)
+        if isinstance(provided, ResourceDefinition):
+            definition = ResourceDefinition(
+                name, provided.func, provided.scope, provided.dependencies
+            )
+        else:
+            definition = _constant(name, provided, before.scope if before else "run")
+        self._definitions[name] = definition
+        try:
+            yield
+        finally:
+            if before is None:
+                self._definitions.pop(name, None)
+            else:
+                self._definitions[name] = before
+
+    def find(self, name: str, needed_by: str) -> ResourceDefinition:
+        """The definition under `name`; `ResourceNotFoundError` if nobody provides it."""
+        definition = self._definitions.get(name)
+        if definition is None:
+            raise ResourceNotFoundError(name, needed_by, tuple(self._definitions))
+        return definition
+
+    def set_up_order(self, name: str, needed_by: str) -> list[ResourceDefinition]:
+        """What to set up, in order, for `name` to be there, itself last.
+
+        Raises `ResourceNotFoundError`, `CycleError` for providers that inject each other, and
+        `ValueError` for one that injects a resource of a narrower scope.
+        """
+        order: dict[str, ResourceDefinition] = {}
+        path: dict[str, None] = {}
+        stack = [(name, needed_by, False)]
+        while stack:
+            current, needer, done = stack.pop()
+            definition = self.find(current, needer)
+            if done:
+                del path[current]
+                order[current] = definition
+            elif current in path:
+                circle = list(path)[list(path).index(current) :]
+                raise CycleError([*circle, current], "resource providers")
+            elif current not in order:
+                path[current] = None
+                stack.append((current, needer, True))
+                for dependency in reversed(tuple(definition.dependencies.values())):
+                    self._check_scope(definition, dependency)
+                    stack.append((dependency, f"the resource {current!r}", False))
+        return list(order.values())
+
+    def narrow(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of `names` that do not last for the whole run."""
+        return frozenset(n for n in names if self.find(n, "the target").scope != "run")
+
+    def _check_scope(self, definition: ResourceDefinition, dependency: str) -> None:
+        inner = self.find(dependency, f"the resource {definition.name!r}")
+        if SCOPES.index(inner.scope) > SCOPES.index(definition.scope):
+            raise ValueError(
+                f"the resource {definition.name!r} (scope {definition.scope!r}) injects "
+                f"{inner.name!r} of the narrower scope {inner.scope!r}, which would be gone before "
+                f"it; give {definition.name!r} the scope {inner.scope!r}"
+            )
+
+
+def _constant(name: str, value: Any, scope: Scope) -> ResourceDefinition:
+    def provide() -> Generator[Any]:
+        yield value
+
+    return ResourceDefinition(name, provide, scope, {})
+
+
+@asynccontextmanager
+async def opened(
+    definition: ResourceDefinition,
+    arguments: Mapping[str, Any],
+    deadline: float,
+    failed: Callable[[BaseException], None],
+) -> AsyncIterator[Any]:
+    """Set the resource up, lend its value to the body, tear it down whatever the body does.
+
+    The tear-down is shielded and bounded by `deadline` seconds. An exception of the body is thrown
+    in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`.
+    """
+    failure: BaseException | None = None
+    with CancelScope() as scope:
+        generator = definition.func(**arguments)
+        value = await _set_up(definition, generator)
+        try:
+            yield value
+        except BaseException as error:  # raised again below, after the tear-down
+            failure = error
+        scope.shield = True
+        scope.deadline = current_time() + deadline
+        try:
+            await _tear_down(definition, generator, failure)
+        except Exception as error:
+            failed(error)
+    if scope.cancelled_caught:
+        failed(
+            TimeoutError(
+                f"the tear-down of the resource {definition.name!r} did not finish within "
+                f"{deadline:g} s and was cancelled"
+            )
+        )
+    if failure is not None:
+        raise failure
+
+
+async def _set_up(definition: ResourceDefinition, generator: Any) -> Any:
+    try:
+        if inspect.isasyncgen(generator):
+            return await generator.__anext__()
+        return next(generator)
+    except (StopIteration, StopAsyncIteration):
+        raise RuntimeError(
+            f"the resource {definition.name!r} did not yield; it must yield its value once"
+        ) from None
+
+
+async def _tear_down(
+    definition: ResourceDefinition, generator: Any, failure: BaseException | None
+) -> None:
+    """Resume the generator with what happened, and make sure that it ends."""
+    try:
+        if inspect.isasyncgen(generator):
+            ended = await _ends_async(generator, failure)
+        else:
+            ended = _ends(generator, failure)
+    except BaseException as error:
+        if failure is not None and _is_only(error, failure):
+            return
+        raise
+    if not ended:
+        raise RuntimeError(
+            f"the resource {definition.name!r} yielded twice; it must yield its value once"
+        )
+
+
+def _ends(generator: Generator[Any], failure: BaseException | None) -> bool:
+    try:
+        if failure is None:
+            next(generator)
+        else:
+            generator.throw(failure)
+    except StopIteration:
+        return True
+    generator.close()
+    return False
+
+
+async def _ends_async(generator: AsyncGenerator[Any], failure: BaseException | None) -> bool:
+    try:
+        if failure is None:
+            await generator.__anext__()
+        else:
+            await generator.athrow(failure)
+    except StopAsyncIteration:
+        return True
+    await generator.aclose()
+    return False
+
+
+def _is_only(error: BaseException, failure: BaseException) -> bool:
+    """Whether `error` is just `failure` again, as itself or as all there is in a group."""
+    todo = [error]
+    while todo:
+        current = todo.pop()
+        if isinstance(current, BaseExceptionGroup):
+            todo.extend(cast("BaseExceptionGroup[BaseException]", current).exceptions)
+        elif current is not failure:
+            return False
+    return True

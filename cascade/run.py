@@ -1,0 +1,357 @@
+"""One run: the driver that starts what is ready, and the task groups in which all of it lives.
+
+    hosts                       the host tasks of run and step resources, each shielded while lent
+      work                      tasks for calls that may suspend; cancelled as one on failure
+        driver                  starts ready calls in plan order, carries out inline ones itself
+
+What a strategy adds is which calls are ready: it hands them over with `make_ready`, and hears of
+their outcome by `call.place.completed`. While everything is inline no task group is opened at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import anyio
+from anyio import CancelScope, Event, current_time
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
+from cascade.holdings import Holdings
+from cascade.inputs import Inputs
+from cascade.processor import Call, Processor, SetUpFailed
+from cascade.ready import ReadyQueue
+from cascade.resources import ResourceDefinition, opened
+from cascade.values import filled
+
+if TYPE_CHECKING:
+    from cascade.engine import Engine
+    from cascade.admission import Ticket
+    from cascade.gate import Session
+
+logger = logging.getLogger("cascade")
+
+SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
+
+
+class Run:
+    """What all evaluations of one run share: driver, failure, inputs, resources, steps allowed."""
+
+    def __init__(
+        self, engine: Engine, params: Mapping[str, Any] | None, max_steps: int | None
+    ) -> None:
+        self.id = uuid4().hex
+        self.engine = engine
+        self.bus = engine.bus
+        self.inputs = Inputs(params)
+        self.max_steps = max_steps
+        self.session: Session
+        self.tickets: dict[Ticket, None] = {}  # asked for, and not started yet
+        self.failure: BaseException | None = None
+        self.is_over = False
+        self.result: Any = None
+        self.processor = Processor(self)
+        self.holdings = self.make_holdings("run", None)
+        self._open_holdings: dict[Holdings, None] = {self.holdings: None}
+        self._inline = ReadyQueue()
+        self._starting = ReadyQueue()
+        self._hosts: TaskGroup | None = None
+        self._work: TaskGroup | None = None
+        self._wake: Event | None = None
+        self._waiting_for_group: list[Callable[[], Awaitable[None]]] = []
+        self._teardown_failures: list[BaseException] = []
+        self._cancelled_class = anyio.get_cancelled_exc_class()
+        self._interruption: BaseException | None = None
+
+    async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
+        """Carry out what `begin` makes ready, until `finish` or `fail` is called; the result."""
+        self.session = self.engine.gate.enter_run(self.spawn)
+        started = current_time()
+        if self.bus.listens(RunStarted):
+            self.bus.publish(RunStarted(self.id, started, name, params))
+        try:
+            await self._drive(begin)
+        finally:
+            for ticket in tuple(self.tickets):
+                self.engine.gate.withdraw(ticket)
+            self.engine.gate.leave_run(self.session)
+            self._tell_finished(started)
+        if self._teardown_failures:
+            failures = [self.failure, *self._teardown_failures]
+            raise BaseExceptionGroup(
+                f"the tear-down of run {self.id} failed",
+                [error for error in failures if error is not None],
+            )
+        if self.failure is not None:
+            raise self.failure
+        return self.result
+
+    # What strategies say
+
+    def make_ready(self, call: Call) -> None:
+        """`call` may start as soon as it is first in plan order."""
+        if call.turn is not None or self.processor.is_direct(call):
+            self._inline.push(call.place, call.rank, call)
+        else:
+            self._starting.push(call.place, call.rank, call)
+        self._wake_up()
+
+    def finish(self, result: Any) -> None:
+        """The target has its value: the run is over."""
+        self.result = result
+        self.is_over = True
+        self._wake_up()
+
+    def fail(self, error: BaseException, note: str) -> None:
+        """The first failure ends the run; what comes after is told in its notes."""
+        error.add_note(note)
+        if self.failure is None:
+            self.failure = error
+            self.is_over = True
+            if self._work is not None:
+                self._work.cancel_scope.cancel()
+            self._wake_up()
+        elif error is not self.failure:
+            self.failure.add_note(f"meanwhile {type(error).__name__}: {error} ({note})")
+
+    def call_failed(self, call: Call, error: BaseException) -> None:
+        """A call failed for good."""
+        path = " -> ".join(call.place.path(call.index))
+        self.fail(
+            error,
+            f"in task {call.slot.name!r} ({path}), attempt {call.attempt}, of run {self.id}",
+        )
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run `function` in a task of its own; what it raises fails the run."""
+        self._waiting_for_group.append(function)
+        self._wake_up()
+
+    def spawn_call(
+        self, call: Call, function: Callable[..., Awaitable[None]], *args: Any
+    ) -> None:
+        """Go on with `call` in a task of its own."""
+        self.spawn(lambda: self._guard_call(call, function, *args))
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        """Whether `error` is how the event loop cancels a task."""
+        return isinstance(error, self._cancelled_class)
+
+    def gated(self, call: Call) -> bool:
+        """Whether the call has to ask the gate before it starts."""
+        return bool(call.amounts) or self.engine.gate.limits(call.slot.name)
+
+    # Resources
+
+    def make_holdings(self, scope: str, around: Holdings | None) -> Holdings:
+        """A place for the resources of one scope."""
+        return Holdings(scope, around, self.open_resource, self._spawn_host, self._set_up_failed)
+
+    def step_holdings(self) -> Holdings:
+        """A place for the step resources of one evaluation, closed with the run at the latest."""
+        holdings = self.make_holdings("step", self.holdings)
+        self._open_holdings[holdings] = None
+        return holdings
+
+    async def close_holdings(self, holdings: Holdings) -> None:
+        """Tear down what an evaluation held, now that it is over."""
+        with CancelScope(shield=True):  # each tear-down has its own deadline
+            await holdings.close(None)
+        self._open_holdings.pop(holdings, None)
+
+    @asynccontextmanager
+    async def open_resource(
+        self, definition: ResourceDefinition, arguments: dict[str, Any]
+    ) -> Any:
+        """A resource set up for the body, its events told, its failing tear-down recorded."""
+        deadline = self.engine.teardown_timeout
+        acquired = False
+        try:
+            async with opened(definition, arguments, deadline, self._teardown_failed) as value:
+                acquired = True
+                if self.bus.listens(ResourceAcquired):
+                    self.bus.publish(ResourceAcquired(self.id, current_time(), definition.name))
+                yield value
+        finally:
+            if acquired and self.bus.listens(ResourceReleased):
+                self.bus.publish(ResourceReleased(self.id, current_time(), definition.name))
+
+    async def with_task_resources(
+        self, call: Call, stack: AsyncExitStack
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of an attempt, its task resources set up in `stack`."""
+        holdings = call.place.holdings
+        values: dict[str, Any] = {}
+        for name in call.resources:
+            needed_by = f"task {call.slot.name!r}"
+            for definition in self.engine.resources.set_up_order(name, needed_by):
+                if definition.name in values:
+                    continue
+                if definition.scope != "task":
+                    order = self.engine.resources.set_up_order(definition.name, needed_by)
+                    values[definition.name] = await holdings.obtain(order)
+                    continue
+                arguments = {p: values[n] for p, n in definition.dependencies.items()}
+                opener = self.open_resource(definition, arguments)
+                values[definition.name] = await self._enter(opener, definition, stack)
+        args = tuple([filled(value, values) for value in call.args])
+        return args, {name: filled(value, values) for name, value in call.kwargs.items()}
+
+    async def _enter(
+        self,
+        opener: AbstractAsyncContextManager[Any],
+        definition: ResourceDefinition,
+        stack: AsyncExitStack,
+    ) -> Any:
+        try:
+            return await stack.enter_async_context(opener)
+        except Exception as error:
+            self._set_up_failed(definition, error)
+            raise SetUpFailed from error
+
+    def _set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
+        self.fail(error, f"in the set-up of the resource {definition.name!r}, of run {self.id}")
+
+    def _teardown_failed(self, error: BaseException) -> None:
+        logger.error("a tear-down failed in run %s", self.id, exc_info=error)
+        self._teardown_failures.append(error)
+
+    def _spawn_host(self, function: Callable[[], Awaitable[None]]) -> None:
+        assert self._hosts is not None, "resources are demanded by tasks of the work group"
+        self._hosts.start_soon(function)
+
+    # The driver
+
+    async def _drive(self, begin: Callable[[], None]) -> None:
+        try:
+            self._guard(begin)
+            if not await self._carry_out_inline():
+                await self._carry_out_in_groups()
+        except BaseException as error:  # failures are kept, so this is the run being cancelled
+            self._interruption = error
+            for failed in (self.failure, *self._teardown_failures):
+                if failed is not None:
+                    error.add_note(f"the run had failed: {type(failed).__name__}: {failed}")
+            raise
+
+    async def _carry_out_in_groups(self) -> None:
+        async with anyio.create_task_group() as self._hosts:
+            interruption: BaseException | None = None
+            try:
+                await self._work_in_group()
+            except BaseException as error:
+                interruption = error
+            await self._release(self.failure or interruption)
+            if interruption is not None:
+                raise interruption
+
+    async def _work_in_group(self) -> None:
+        async with anyio.create_task_group() as self._work:
+            while not self.is_over:
+                self._start_spawned()
+                if self._starting:
+                    self._start_all()
+                    await checkpoint()  # what suspends gets started before inline tasks run
+                elif self._inline:
+                    await self._carry_out_inline()
+                else:
+                    self._wake = Event()
+                    await self._wake.wait()
+                    self._wake = None
+            self._work.cancel_scope.cancel()  # failed: its siblings; else at most a timer of the gate
+
+    async def _carry_out_inline(self) -> bool:
+        """Carry out inline calls while nothing else is to be started; whether the run is over."""
+        queue = self._inline
+        run_inline = self.processor.run_inline
+        slice_end = perf_counter() + SLICE
+        while queue and not self._starting and not self._waiting_for_group and not self.is_over:
+            self._guard(run_inline, queue.pop())
+            if perf_counter() >= slice_end:
+                await checkpoint()
+                slice_end = perf_counter() + SLICE
+        return self.is_over
+
+    def _guard(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except BaseException as error:
+            self.fail(error, f"in run {self.id}")
+
+    def _start_spawned(self) -> None:
+        assert self._work is not None
+        spawned, self._waiting_for_group = self._waiting_for_group, []
+        for function in spawned:
+            self._work.start_soon(self._guard_task, function)
+
+    def _start_all(self) -> None:
+        assert self._work is not None
+        start_soon = self._work.start_soon
+        queue = self._starting
+        while queue:
+            start_soon(self._carry_out, queue.pop())
+
+    async def _carry_out(self, call: Call) -> None:
+        try:
+            value = await self.processor.process(call)
+            call.place.completed(call, value)
+        except BaseException as error:
+            self._task_failed(error, call)
+
+    async def _guard_call(
+        self, call: Call, function: Callable[..., Awaitable[None]], *args: Any
+    ) -> None:
+        try:
+            await function(*args)
+        except BaseException as error:
+            self._task_failed(error, call)
+
+    async def _guard_task(self, function: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await function()
+        except BaseException as error:
+            self._task_failed(error, None)
+
+    def _task_failed(self, error: BaseException, call: Call | None) -> None:
+        """A task of the work group ends with `error`: cancellation goes on, all else is told."""
+        if isinstance(error, SetUpFailed):
+            return
+        cancelled = anyio.current_effective_deadline() == -math.inf
+        if self.is_cancellation(error) and cancelled:
+            raise error
+        if cancelled and self.failure is None:
+            # The run is being cancelled from outside, and that is what it ends with.
+            logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
+        elif call is None:
+            self.fail(error, f"in run {self.id}")
+        else:
+            self.call_failed(call, error)
+
+    def _wake_up(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+
+    # The end
+
+    async def _release(self, failure: BaseException | None) -> None:
+        """Tear down all resources, the innermost first, telling them what the run ended with."""
+        with CancelScope(shield=True):  # each tear-down has its own deadline
+            for holdings in reversed(tuple(self._open_holdings)):
+                await holdings.close(failure)
+
+    def _tell_finished(self, started: float) -> None:
+        if not self.bus.listens(RunFinished):
+            return
+        error = self.failure or (self._teardown_failures[0] if self._teardown_failures else None)
+        status = "Succeeded" if error is None else "Failed"
+        if self._interruption is not None:
+            status, error = "Cancelled", None
+        now = current_time()
+        self.bus.publish(RunFinished(self.id, now, status, now - started, error))

@@ -1,0 +1,606 @@
+"""Structure and data: what an expression is made of, read once, in one walk that never recurses.
+
+The walk visits an expression in plan order (post-order: conditions, their default, predecessors,
+arguments, amounts, then the node itself) and splits it in two:
+
+- the **key**: one entry for each thing that gets a value of its own (a *slot*), of Tasks, policies
+  and references only. Equal keys mean equal structure, whatever the data.
+- the **data**: the literals, in the order met.
+
+A reference is an int: `slot` for a value computed in this evaluation, `~index` for a literal of
+the data. Routes of jumps come after everything else: they are no dependencies, but evaluations of
+their own, which share slots with the expression around them. A `Structure` is decoded from the
+key when it is seen for the first time, and cached; from then on only the data is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from struct import pack
+from typing import Any, Final
+
+from cascade.errors import CycleError
+from cascade.expressions import (
+    NOTHING,
+    Expression,
+    JumpSelector,
+    Lazy,
+    LazyResult,
+    MappedLazyResult,
+    Policies,
+    Router,
+)
+from cascade.inputs import Env, Param
+from cascade.resources import Injected
+from cascade.retry import RetryPolicy
+from cascade.task import Task
+
+Ref = int
+
+TASK: Final = "task"
+MAP: Final = "map"
+ROUTER: Final = "router"
+LIST: Final = "list"
+TUPLE: Final = "tuple"
+DICT: Final = "dict"
+PARAM: Final = "param"
+RESOURCE: Final = "resource"
+
+_PLAIN = frozenset({int, str, float, bool, type(None), bytes, complex, set, frozenset})
+_CONTAINERS = (list, tuple, dict)
+_LITERAL = -1  # in the walk's index: a container that holds no expression
+
+
+@dataclass(frozen=True, slots=True)
+class NodePolicies:
+    """The policies of a node, as structure: equal policies make equal keys."""
+
+    retry: RetryPolicy | None
+    timeout: float | None
+    cache: _Identity | None
+    amounts: tuple[tuple[str, type | None, Any], ...]  # (name, type, number) or (name, None, ref)
+    conditions: tuple[Ref, ...]
+    default: Ref | None
+    after: tuple[Ref, ...]
+    selector: int | None
+
+
+class _Identity:
+    """An object as part of a key: equal to itself only."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class Slot:
+    """One value of an evaluation and how it comes about, decoded from an entry of the key."""
+
+    __slots__ = (
+        "after",
+        "amount_slots",
+        "amounts",
+        "args",
+        "argument_slots",
+        "bound",
+        "cache",
+        "conditions",
+        "data",
+        "default",
+        "index",
+        "is_node",
+        "iterables",
+        "kind",
+        "kwargs",
+        "members",
+        "name",
+        "parts",
+        "retry",
+        "routes",
+        "selector",
+        "task",
+        "timeout",
+    )
+
+    def __init__(self, index: int, entry: tuple[Any, ...]) -> None:
+        self.index = index
+        self.kind: str = entry[0]
+        self.task: Task[..., Any] = entry[1]
+        self.name: str = ""
+        self.args: tuple[Ref, ...] = ()
+        self.kwargs: tuple[tuple[str, Ref], ...] = ()
+        self.members: tuple[Ref, ...] = ()
+        self.iterables: frozenset[str] = frozenset()
+        self.data: Ref = 0
+        self.routes: dict[Any, Ref] = {}
+        self.selector: Ref | None = None
+        self.bound: int | None = None
+        self.retry: RetryPolicy | None = None
+        self.timeout: float | None = None
+        self.cache: Any = None
+        self.amounts: tuple[tuple[str, type | None, Any], ...] = ()
+        self.conditions: tuple[Ref, ...] = ()
+        self.default: Ref | None = None
+        self.after: tuple[Ref, ...] = ()
+        _DECODE[self.kind](self, entry)
+        self.is_node = self.kind is TASK or self.kind is MAP
+        refs = (*self.args, *(ref for _, ref in self.kwargs), *self.members)
+        self.argument_slots = tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
+        self.amount_slots = tuple(ref for _, kind, ref in self.amounts if kind is None)
+        self.parts = self._parts()
+
+    def _parts(self) -> tuple[int, ...]:
+        """The slots whose values this one may need, in plan order."""
+        refs = (
+            *self.conditions,
+            *(() if self.selector is None else (self.selector,)),
+            *self.routes.values(),
+            *(() if self.default is None else (self.default,)),
+            *self.after,
+            *self.argument_slots,
+            *self.amount_slots,
+        )
+        return tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
+
+    def _decode_node(self, entry: tuple[Any, ...]) -> None:
+        _, self.task, self.args, self.kwargs, policies = entry
+        self.name = self.task.name
+        if policies is not None:
+            self.retry = policies.retry
+            self.timeout = policies.timeout
+            self.cache = policies.cache and policies.cache.value
+            self.amounts = policies.amounts
+            self.conditions = policies.conditions
+            self.default = policies.default
+            self.after = policies.after
+            self.bound = policies.selector
+
+    def _decode_map(self, entry: tuple[Any, ...]) -> None:
+        kind, task, iterables, inputs, policies = entry
+        self._decode_node((kind, task, (), inputs, policies))
+        self.iterables = frozenset(iterables)
+
+    def _decode_router(self, entry: tuple[Any, ...]) -> None:
+        _, self.selector, keys, refs, self.default = entry
+        self.name = "Router"
+        self.routes = {key: ref for (_, key), ref in zip(keys, refs, strict=True)}
+
+    def _decode_container(self, entry: tuple[Any, ...]) -> None:
+        _, type_, self.data, self.members = entry
+        self.name = type_.__name__
+
+    def _decode_input(self, entry: tuple[Any, ...]) -> None:
+        _, self.data = entry
+        self.name = "Param"
+
+    def _decode_resource(self, entry: tuple[Any, ...]) -> None:
+        _, self.name = entry
+
+
+_DECODE = {
+    TASK: Slot._decode_node,
+    MAP: Slot._decode_map,
+    ROUTER: Slot._decode_router,
+    LIST: Slot._decode_container,
+    TUPLE: Slot._decode_container,
+    DICT: Slot._decode_container,
+    PARAM: Slot._decode_input,
+    RESOURCE: Slot._decode_resource,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Plan order from one root: what its value may need, then what only jump routes lead to."""
+
+    needed: Sequence[int]
+    routed: Sequence[int]
+
+
+class Structure:
+    """The slots of a target, its selectors, and what holds for all data of this structure."""
+
+    __slots__ = (
+        "_invariants",
+        "_orders",
+        "inputs",
+        "plans",
+        "resources",
+        "root",
+        "selectors",
+        "slots",
+    )
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.root: Ref
+        self.root, main, entries, selectors = key
+        self.slots = tuple([Slot(index, entry) for index, entry in enumerate(entries)])
+        self.selectors: tuple[dict[Any, Ref | None], ...] = tuple(
+            {key: ref for (_, key), ref in zip(keys, refs, strict=True)} for keys, refs in selectors
+        )
+        self.inputs = tuple(slot.data for slot in self.slots if slot.kind is PARAM)
+        self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
+        self.plans: dict[int, Any] = {}  # by root: what a strategy made of the evaluation from it
+        self._orders = {self.root: Order(range(main), range(main, len(self.slots)))}
+        self._invariants: dict[frozenset[str], frozenset[int]] = {}
+
+    def order_from(self, root: Ref) -> Order:
+        """Plan order of an evaluation whose target is the slot `root`."""
+        order = self._orders.get(root)
+        if order is None:
+            order = self._orders[root] = self._walk_from(root)
+        return order
+
+    def _walk_from(self, root: Ref) -> Order:
+        found: dict[int, None] = {}
+        self._post_order(root, found)
+        needed = len(found)
+        seen: set[int] = set()
+        todo = list(found)
+        for index in todo:  # grows while routes are followed
+            bound = self.slots[index].bound
+            if bound is None or bound in seen:
+                continue
+            seen.add(bound)
+            for route in self.selectors[bound].values():
+                if route is not None:
+                    before = len(found)
+                    self._post_order(route, found)
+                    todo.extend(islice(found, before, None))
+        order = list(found)
+        return Order(order[:needed], order[needed:])
+
+    def _post_order(self, root: Ref, found: dict[int, None]) -> None:
+        stack = [] if root < 0 else [(root, False)]
+        while stack:
+            index, expanded = stack.pop()
+            if index in found:
+                continue
+            if expanded or not self.slots[index].parts:
+                found[index] = None
+                continue
+            stack.append((index, True))
+            stack.extend((part, False) for part in reversed(self.slots[index].parts))
+
+    def invariants(self, narrow: frozenset[str]) -> frozenset[int]:
+        """The pure nodes that need nothing impure, so that every iteration of a loop shares them.
+
+        `narrow` names the resources that do not last for the whole run. A bound node is never
+        shared: its value is what its loop ends with.
+        """
+        narrow &= self.resources
+        known = self._invariants.get(narrow)
+        if known is None:
+            pure = [False] * len(self.slots)
+            for slot in self.slots:  # what a slot needs comes before it
+                own = slot.name not in narrow if slot.kind is RESOURCE else _is_pure(slot)
+                pure[slot.index] = own and all(pure[part] for part in slot.parts)
+            known = frozenset(slot.index for slot in self.slots if slot.is_node and pure[slot.index])
+            self._invariants[narrow] = known
+        return known
+
+
+def _is_pure(slot: Slot) -> bool:
+    return not slot.is_node or (slot.task.pure and slot.bound is None)
+
+
+class Reading:
+    """A target as read: the key of its structure, its data, and the slot of each expression."""
+
+    __slots__ = ("_index", "data", "expressions", "key")
+
+    def __init__(
+        self,
+        key: tuple[Any, ...],
+        data: tuple[Any, ...],
+        index: dict[int, int],
+        expressions: list[Any],
+    ) -> None:
+        self.key = key
+        self.data = data
+        self._index = index
+        self.expressions = expressions
+
+    def slot_of(self, expression: Any) -> int:
+        """The slot that holds the value of an expression of this reading."""
+        return self._index[id(expression)]
+
+
+def read(target: Any) -> Reading:
+    """Split `target` into structure and data. Raises `CycleError` naming the path of a cycle."""
+    walk = _Walk()
+    root = walk.visit(target)
+    main = len(walk.entries)
+    selectors = []
+    for selector in walk.selectors:  # grows while routes are visited
+        routes = tuple(
+            None if route is None else walk.visit(route) for route in selector.routes.values()
+        )
+        selectors.append((_typed(selector.routes), routes))
+    key = (root, main, tuple(walk.entries), tuple(selectors))
+    return Reading(key, tuple(walk.data), walk.index, walk.visited)
+
+
+class _Walk:
+    """The state of one walk. `index` gives the slot of everything that was visited, by id."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[Any, ...]] = []
+        self.data: list[Any] = []
+        self.index: dict[int, int] = {}
+        self.visited: list[Any] = []  # keeps alive what `index` knows by id
+        self.selectors: list[JumpSelector] = []
+        self._selector_numbers: dict[int, int] = {}
+        self._merged: dict[Any, int] = {}
+        self._open: dict[int, Any] = {}  # the path from the target to what is being visited
+        self._self_containing: set[int] = set()
+
+    def visit(self, target: Any) -> Ref:
+        """The reference of `target`, after everything it needs was visited."""
+        stack = [target]
+        index = self.index
+        while stack:
+            expression = stack[-1]
+            identity = id(expression)
+            if identity in index or not _has_parts(expression):
+                stack.pop()
+                continue
+            if identity not in self._open:
+                self._open[identity] = expression
+                parts = [part for part in _parts(expression) if _has_parts(part)]
+                unseen = [part for part in reversed(parts) if id(part) not in index]
+                if unseen:
+                    stack.extend(part for part in unseen if not self._closes_cycle(part))
+                    continue
+            self._emit(expression)
+            del self._open[identity]
+            stack.pop()
+        return self._ref(target)
+
+    def _closes_cycle(self, part: Any) -> bool:
+        """Whether `part` is on the path already. A list that contains itself may be data."""
+        if id(part) not in self._open:
+            return False
+        path = list(self._open.values())
+        path = path[next(i for i, member in enumerate(path) if member is part) :]
+        if all(isinstance(member, _CONTAINERS) for member in path):
+            self._self_containing.add(id(part))
+            return True
+        raise CycleError([_label(member) for member in (*path, part) if _is_named(member)])
+
+    def _emit(self, expression: Any) -> None:
+        kind = type(expression)
+        self.visited.append(expression)
+        if kind is LazyResult:
+            self._emit_task(expression)
+        elif isinstance(expression, _CONTAINERS):
+            self._emit_container(expression)
+        elif kind is MappedLazyResult:
+            self._emit_map(expression)
+        elif kind is Router:
+            self._emit_router(expression)
+        elif kind is Injected:
+            self._add(expression, (RESOURCE, expression.name))
+        elif kind is Param or kind is Env:
+            self._add(expression, (PARAM, self._literal(expression)))
+        else:
+            raise TypeError(f"{expression!r} is no expression that Cascade knows")
+
+    def _add(self, expression: Any, entry: tuple[Any, ...]) -> None:
+        self.index[id(expression)] = len(self.entries)
+        self.entries.append(entry)
+
+    def _emit_task(self, expression: LazyResult[Any]) -> None:
+        task = expression.task
+        mark = len(self.data)
+        policies = expression.policies and self._policies(expression.policies)
+        args = tuple([self._ref(argument) for argument in expression.args])
+        kwargs = expression.kwargs and self._refs_by_name(expression.kwargs)
+        entry = (TASK, task, args, kwargs or (), policies)
+        if task.pure:
+            self._add_pure(expression, entry, mark)
+        else:
+            self._add(expression, entry)
+
+    def _emit_map(self, expression: MappedLazyResult[Any]) -> None:
+        mark = len(self.data)
+        policies = expression.policies and self._policies(expression.policies)
+        inputs = self._refs_by_name(dict(_in_signature_order(expression)))
+        entry = (MAP, expression.task, tuple(sorted(expression.kwargs)), inputs, policies)
+        if expression.task.pure:
+            self._add_pure(expression, entry, mark)
+        else:
+            self._add(expression, entry)
+
+    def _emit_router(self, router: Router[Any]) -> None:
+        selector = self._ref(router.selector)
+        refs = tuple(self._ref(route) for route in router.routes.values())
+        default = None if router.default is NOTHING else self._ref(router.default)
+        self._add(router, (ROUTER, selector, _typed(router.routes), refs, default))
+
+    def _emit_container(self, container: Any) -> None:
+        members = container.values() if isinstance(container, dict) else container
+        if not any(self.index.get(id(member), _LITERAL) >= 0 for member in members):
+            self.index[id(container)] = _LITERAL
+            return
+        if id(container) in self._self_containing:
+            raise CycleError([type(container).__name__, type(container).__name__], "containers")
+        refs = tuple([self._ref(member) for member in members])
+        kind = next(k for k, t in _KINDS if isinstance(container, t))
+        if type(container) is dict:
+            self._refuse_expression_keys(container)
+            shape = self._literal(tuple(container))
+        else:
+            # An own subclass is copied from the one given, which may carry more than its members.
+            shape = 0 if type(container) in (list, tuple) else self._literal(container)
+        self._add(container, (kind, type(container), shape, refs))
+
+    def _refuse_expression_keys(self, container: dict[Any, Any]) -> None:
+        for key in container:
+            if isinstance(key, Expression):
+                raise TypeError(f"{key!r} cannot be the key of a dict; only values are computed")
+
+    def _policies(self, policies: Policies) -> NodePolicies:
+        conditions = tuple(self._ref(condition) for condition in policies.conditions)
+        default = None if policies.default is NOTHING else self._ref(policies.default)
+        after = tuple(self._ref(predecessor) for predecessor in policies.after)
+        amounts = tuple(
+            (name, None, self._ref(amount))
+            if isinstance(amount, Expression)
+            else (name, type(amount), amount)
+            for name, amount in policies.amounts.items()
+        )
+        cache = None if policies.cache is None else _Identity(policies.cache)
+        selector = None if policies.selector is None else self._selector(policies.selector)
+        return NodePolicies(
+            policies.retry, policies.timeout, cache, amounts, conditions, default, after, selector
+        )
+
+    def _selector(self, selector: JumpSelector) -> int:
+        number = self._selector_numbers.setdefault(id(selector), len(self.selectors))
+        if number == len(self.selectors):
+            self.selectors.append(selector)
+        return number
+
+    def _ref(self, value: Any) -> Ref:
+        slot = self.index.get(id(value), _LITERAL)
+        if slot >= 0:
+            return slot
+        return self._literal(value)
+
+    def _literal(self, value: Any) -> Ref:
+        self.data.append(value)
+        return -len(self.data)
+
+    def _refs_by_name(self, values: Mapping[str, Any]) -> tuple[tuple[str, Ref], ...]:
+        return tuple([(name, self._ref(value)) for name, value in values.items()])
+
+    def _add_pure(self, expression: Any, entry: tuple[Any, ...], mark: int) -> None:
+        """Merge with an equal pure node met before: data is compared, not its place."""
+        identity = self._value_key(entry)
+        slot = self._merged.setdefault(identity, len(self.entries))
+        if slot == len(self.entries):
+            self._add(expression, entry)
+        else:
+            self.index[id(expression)] = slot
+            del self.data[mark:]
+
+    def _value_key(self, entry: tuple[Any, ...]) -> Any:
+        kind, task, args, kwargs, policies = entry
+        return (
+            kind,
+            task,
+            args if kind is MAP else tuple([self._ref_key(ref) for ref in args]),
+            tuple([(name, self._ref_key(ref)) for name, ref in kwargs]),
+            policies
+            and (
+                policies.retry,
+                policies.timeout,
+                policies.cache,
+                tuple((n, k, self._ref_key(v) if k is None else v) for n, k, v in policies.amounts),
+                tuple(self._ref_key(ref) for ref in policies.conditions),
+                policies.default is not None and self._ref_key(policies.default),
+                policies.after,
+                policies.selector,
+            ),
+        )
+
+    def _ref_key(self, ref: Ref) -> Any:
+        return ref if ref >= 0 else _literal_key(self.data[~ref])
+
+
+def _literal_key(value: Any) -> Any:
+    """Equal exactly for literals that count as equal arguments: typed, floats by their bits."""
+    kind = type(value)
+    if kind is float:
+        return (kind, pack("d", value))
+    if kind in (int, str, bytes, bool, type(None)):
+        return (kind, value)
+    if kind is not tuple:
+        return (object, id(value))
+    flat: list[Any] = []
+    todo = [value]
+    while todo:  # tuples nest to any depth: lengths make the flat form unambiguous
+        item = todo.pop()
+        if type(item) is tuple:
+            flat.append((tuple, len(item)))
+            todo.extend(item)
+        else:
+            flat.append(_literal_key(item))
+    return tuple(flat)
+
+
+_KINDS = ((LIST, list), (TUPLE, tuple), (DICT, dict))
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether `value` is an expression, or a container that may hold one."""
+    kind = value.__class__
+    if kind is LazyResult:
+        return True
+    if kind in _PLAIN:
+        return False
+    if isinstance(value, _CONTAINERS):
+        members = value.values() if isinstance(value, dict) else value
+        return not _PLAIN.issuperset(map(type, members))
+    return isinstance(value, Expression)
+
+
+def _parts(expression: Any) -> Iterable[Any]:
+    """What the value of `expression` may need, in plan order."""
+    if isinstance(expression, Lazy):
+        policies = expression.policies
+        if policies is None and not expression.kwargs:
+            return expression.args
+        return _node_parts(expression, policies)
+    if isinstance(expression, dict):
+        return expression.values()
+    if isinstance(expression, list | tuple):
+        return expression
+    if isinstance(expression, Router):
+        return (expression.selector, *expression.routes.values(), expression.default)
+    return ()
+
+
+def _node_parts(expression: Lazy[Any], policies: Policies | None) -> list[Any]:
+    parts: list[Any] = []
+    if policies is not None:
+        parts += policies.conditions
+        parts.append(policies.default)
+        parts += policies.after
+    parts += expression.args
+    if isinstance(expression, MappedLazyResult):
+        parts += [value for _, value in _in_signature_order(expression)]
+    else:
+        parts += expression.kwargs.values()
+    if policies is not None:
+        parts += policies.amounts.values()
+    return parts
+
+
+def _in_signature_order(mapped: MappedLazyResult[Any]) -> list[tuple[str, Any]]:
+    given = {**mapped.constants, **mapped.kwargs}
+    names = [name for name in mapped.task.signature.parameters if name in given]
+    names += [name for name in given if name not in names]  # taken up by a **parameter
+    return [(name, given[name]) for name in names]
+
+
+def _typed(routes: Iterable[Any]) -> tuple[tuple[type, Any], ...]:
+    return tuple((type(key), key) for key in routes)
+
+
+def _is_named(member: Any) -> bool:
+    return isinstance(member, Expression)
+
+
+def _label(member: Any) -> str:
+    return str(member.task.name) if isinstance(member, Lazy) else repr(member)

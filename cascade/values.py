@@ -1,0 +1,159 @@
+"""What a slot can hold besides a value, and how arguments and containers are put together.
+
+Both strategies share it: it knows slots, and nothing of who computes them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from cascade.structure import DICT, LIST, RESOURCE, Ref, Slot
+from cascade.task import VARARGS, Task
+
+
+class Skipped:
+    """Instead of a value: why the slot was skipped, and which node was skipped first."""
+
+    __slots__ = ("argument", "origin", "origin_reason", "reason")
+
+    def __init__(self, reason: str, origin: str, origin_reason: str, argument: str) -> None:
+        self.reason = reason
+        self.origin = origin
+        self.origin_reason = origin_reason
+        self.argument = argument
+
+    def because(self, reason: str, argument: str) -> Skipped:
+        """What a slot has that needs this one."""
+        return Skipped(reason, self.origin, self.origin_reason, argument)
+
+
+class Deferred:
+    """A value that holds resources of the scope "task", filled in anew for each attempt."""
+
+    __slots__ = ("members", "names", "shape", "slot")
+
+    def __init__(self, slot: Slot, members: tuple[Any, ...] = (), shape: Any = None) -> None:
+        self.slot = slot
+        self.members = members
+        self.shape = shape
+        self.names: tuple[str, ...] = (slot.name,)
+        if slot.kind is not RESOURCE:
+            self.names = deferred_names(members)
+
+    def refused(self, where: str) -> ValueError:
+        """The error for a place that no attempt fills in."""
+        return ValueError(
+            f"{where} holds the resource {self.names[0]!r} of the scope 'task', which lives for "
+            "one attempt of a task; inject it as an argument, or give it the scope 'step' or 'run'"
+        )
+
+
+def deferred_names(values: Iterable[Any]) -> tuple[str, ...]:
+    """The resources that the deferred among `values` hold, each once."""
+    held = (value.names for value in values if value.__class__ is Deferred)
+    return tuple(dict.fromkeys(name for names in held for name in names))
+
+
+def filled(value: Any, resources: Mapping[str, Any]) -> Any:
+    """`value` with its deferred parts filled in, from the innermost outwards."""
+    done: dict[int, Any] = {}
+    stack = [value] if value.__class__ is Deferred else []
+    while stack:
+        current = stack[-1]
+        members = current.members
+        inner = [m for m in members if m.__class__ is Deferred and id(m) not in done]
+        if inner:
+            stack.extend(inner)
+            continue
+        stack.pop()
+        if current.slot.kind is RESOURCE:
+            done[id(current)] = resources[current.slot.name]
+        else:
+            whole = tuple([done[id(m)] if m.__class__ is Deferred else m for m in members])
+            done[id(current)] = build(current.slot, current.shape, whole)
+    return done.get(id(value), value)
+
+
+def build(slot: Slot, shape: Any, members: tuple[Any, ...]) -> Any:
+    """A container of the slot's kind and type with these members.
+
+    `shape` is what the data holds for it: the keys of a dict, or the container that was given, of
+    which a subclass is copied, since it may carry more than its members.
+    """
+    if slot.kind is LIST:
+        return list(members) if shape is None else _copied_list(shape, members)
+    if slot.kind is DICT:
+        if type(shape) is tuple:
+            return dict(zip(shape, members, strict=True))
+        return _copied_dict(shape, members)
+    return members if shape is None else _rebuilt_tuple(type(shape), members)
+
+
+def _copied_list(given: list[Any], members: tuple[Any, ...]) -> list[Any]:
+    copied = copy.copy(given)
+    copied[:] = members
+    return copied
+
+
+def _copied_dict(given: dict[Any, Any], members: tuple[Any, ...]) -> dict[Any, Any]:
+    copied = copy.copy(given)
+    for key, member in zip(given, members, strict=True):
+        copied[key] = member
+    return copied
+
+
+def _rebuilt_tuple(kind: type[Any], members: tuple[Any, ...]) -> Any:
+    make = getattr(kind, "_make", None)  # a named tuple's own way
+    return make(members) if make is not None else kind(members)
+
+
+def argument_name(slot: Slot, index: int) -> str:
+    """The parameter (or what else) for which `slot` needs the slot `index`."""
+    names = slot.task.parameters.positional if slot.is_node else []
+    for position, ref in enumerate(slot.args):
+        if ref == index:
+            return names[position] if position < len(names) else f"*{position - len(names)}"
+    return next((name for name, ref in slot.kwargs if ref == index), "member")
+
+
+def open_slots(slot: Slot, overrides: Mapping[str, Any]) -> tuple[int, ...]:
+    """The slots of those arguments that are not overridden."""
+    if not overrides:
+        return slot.argument_slots
+    names = slot.task.parameters.positional
+    refs = [
+        ref
+        for position, ref in enumerate(slot.args)
+        if (names[position] if position < len(names) else VARARGS) not in overrides
+    ]
+    refs += [ref for name, ref in slot.kwargs if name not in overrides]
+    return tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
+
+
+def overridden(
+    slot: Slot, overrides: Mapping[str, Any], value: Callable[[Ref], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The slot's arguments, those in `overrides` replaced; `value` gives the others'."""
+    names = slot.task.parameters.positional
+    count = len(names)
+    args = [
+        overrides[name] if name in overrides else value(ref)
+        for name, ref in zip(names, slot.args, strict=False)
+    ]
+    args += overrides[VARARGS] if VARARGS in overrides else [value(r) for r in slot.args[count:]]
+    kwargs = {name: value(ref) for name, ref in slot.kwargs if name not in overrides}
+    kwargs.update({n: v for n, v in overrides.items() if n not in names and n != VARARGS})
+    return tuple(args), kwargs
+
+
+def arguments_by_name(
+    task: Task[..., Any], named: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from values by parameter name."""
+    names = task.parameters.positional
+    args = [named[name] for name in names if name in named]
+    args += named.get(VARARGS, ())
+    kwargs = {n: v for n, v in named.items() if n not in names and n != VARARGS}
+    return tuple(args), kwargs
