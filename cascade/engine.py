@@ -110,6 +110,11 @@ class Engine:
         The first failure ends the run and surfaces as itself, with notes. A skipped target is
         None if only its predecessor was skipped, else a `DependencyMissingError`.
         """
+        if use_vm and self.state_backend is not None:
+            raise ValueError(
+                "a state_backend records what the graph strategy does; "
+                "run with use_vm=False, or use an engine without one"
+            )
         if use_vm:
             raise NotImplementedError(
                 "use_vm=True: the virtual machine is not there yet; run with the graph strategy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -38,7 +39,8 @@ async def call(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
     if task.is_async:
         return await task.func(*args, **kwargs)
     if task.mode == "thread":
-        value = await to_thread.run_sync(_called, task, args, kwargs)
+        # In a list: trio takes a coroutine that a thread returns for a mistake.
+        (value,) = await to_thread.run_sync(_called_boxed, task, args, kwargs)
     elif task.mode == "process":
         value = await _in_process(task, args, kwargs)
     else:
@@ -58,6 +60,10 @@ def _called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, An
         raise stopped(task.name) from error
 
 
+def _called_boxed(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return [_called(task, args, kwargs)]
+
+
 def stopped(task_name: str) -> RuntimeError:
     """What a StopIteration surfaces as: it would end the coroutine that carries it."""
     return RuntimeError(f"task {task_name!r} raised StopIteration")
@@ -75,10 +81,20 @@ async def _in_process(
 
 
 def _pickled(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    # The name may lead to the task, or (cs.task(math.sqrt, ...)) still to the function itself.
+    function = task if is_importable(task) else task.func
     try:
-        return pickle.dumps((task, args, kwargs), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         raise TypeError(_unpicklable(task, args, kwargs, error)) from error
+
+
+def is_importable(task: Task[..., Any]) -> bool:
+    """Whether the task's module and qualified name lead to it, so that others can find it."""
+    found: Any = sys.modules.get(task.__module__)
+    for name in task.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is task
 
 
 def _unpicklable(
@@ -103,10 +119,10 @@ def _unpicklable(
 
 def _answer(request: bytes) -> tuple[str, bytes]:
     """Runs in the worker process: the pickled value, or the pickled exception with its traceback."""
-    task, args, kwargs = pickle.loads(request)
+    function, args, kwargs = pickle.loads(request)
+    task = function if isinstance(function, Task) else Task(function)
     try:
-        value = _called(task, args, kwargs)
-        return "value", _pickled_value(task, value)
+        return "value", _pickled_value(task, _called(task, args, kwargs))
     except Exception as error:
         where = "".join(traceback.format_exception(error)).rstrip()
         error.add_note(f"raised in a worker process:\n{where}")

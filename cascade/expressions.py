@@ -254,9 +254,7 @@ class Router(Expression[T_co]):
 
     __slots__ = ("default", "routes", "selector")
 
-    def __init__(
-        self, selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING
-    ) -> None:
+    def __init__(self, selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING) -> None:
         if not isinstance(routes, Mapping):
             raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")
         if not routes and default is NOTHING:
@@ -342,5 +340,3 @@ def unknown_names(what: str, names: list[str], known: list[str]) -> str:
     """The message for names that a signature does not have."""
     near = did_you_mean(names[0], known)
     return f"{what} names no parameter {', '.join(map(repr, names))}{near}"
-
-

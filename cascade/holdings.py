@@ -22,7 +22,16 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 class Lease:
     """One resource set up for one run or evaluation."""
 
-    __slots__ = ("closed", "closing", "definition", "failure", "is_ready", "ready", "scope", "value")
+    __slots__ = (
+        "closed",
+        "closing",
+        "definition",
+        "failure",
+        "is_ready",
+        "ready",
+        "scope",
+        "value",
+    )
 
     def __init__(self, definition: ResourceDefinition) -> None:
         self.definition = definition

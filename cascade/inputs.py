@@ -19,7 +19,7 @@ class Param(Expression[T]):
     """The value given for `name` in `params`, or the default.
 
     A string given for another `type` is converted, a bool from 1/0, true/false, yes/no, on/off.
-    Raises `TypeError` for a default that is not of the type (None is allowed).
+    A default is taken as it is, a string for another type converted alike.
     """
 
     __slots__ = ("default", "description", "name", "type")
@@ -35,7 +35,7 @@ class Param(Expression[T]):
         self.type: Callable[..., T] = type
         self.description = description
         self.default = default
-        if default is not NOTHING and default is not None:
+        if isinstance(default, str):
             self.default = self.convert(default)
 
     def _described(self) -> str:

@@ -5,9 +5,7 @@ for which, how many a waiting slot still waits for, and at which step a node wit
 stands. Demand goes down and values come up through two lists of the `Interpretation`, never by
 recursion, so depth is unlimited.
 
-A `Trampoline` carries an owner (a node, or a map item) through executions that do not end with a value: jumps,
-tail calls and returned expressions. Each of them is an evaluation of its own, begun when the one
-before has ended, so that a loop takes constant memory.
+Loops, tail calls, returned expressions and map items are in `trampoline.py`.
 """
 
 from __future__ import annotations
@@ -19,34 +17,38 @@ from anyio import current_time
 
 from cascade.errors import (
     DependencyMissingError,
-    JumpKeyError,
-    JumpNotBoundError,
     RouteNotFoundError,
-    StaticGraphError,
-    StepLimitError,
-    TargetNotFoundError,
 )
 from cascade.events import TaskSkipped
-from cascade.expressions import Jump, TailCall, check_amount
-from cascade.plan import Plan, inputs_of
+from cascade.expressions import check_amount
+from cascade.plan import Plan
 from cascade.processor import CONTROL, Call
-from cascade.ready import Place
-from cascade.structure import DICT, LIST, MAP, PARAM, RESOURCE, ROUTER, TASK, TUPLE, Ref, Slot, Structure
-from cascade.task import VARARGS, check_iterable, check_lengths
+from cascade.structure import (
+    DICT,
+    LIST,
+    MAP,
+    PARAM,
+    RESOURCE,
+    ROUTER,
+    TASK,
+    TUPLE,
+    Ref,
+    Slot,
+    Structure,
+)
+from cascade.task import check_iterable, check_lengths
+from cascade.trampoline import NO_OVERRIDES, EvaluationPlace, MapItems, Strategy, Trampoline
 from cascade.values import (
     Deferred,
     Skipped,
     argument_name,
-    arguments_by_name,
     build,
     deferred_names,
-    filled,
     open_slots,
     overridden,
 )
 
 if TYPE_CHECKING:
-    from cascade.engine import Engine
     from cascade.graph import Node
     from cascade.holdings import Holdings
     from cascade.run import Run
@@ -59,7 +61,6 @@ BY_ROUTE: Final = "UpstreamSkipped_Route"
 PRUNED: Final = "Pruned"
 
 _DEFAULT: Final = -1  # the step of a node that waits for its default
-_NO_OVERRIDES: Final[Mapping[str, Any]] = {}
 _NO_AMOUNTS: Final[Mapping[str, Any]] = {}
 _NOTHING_SHARED: Final[frozenset[int]] = frozenset()
 
@@ -73,7 +74,9 @@ class GraphExecutionStrategy:
         structure, data = interpretation.load(target)
         run.inputs.refuse_unknown()
         root = Evaluation(interpretation, run.engine.plans.plan(structure, structure.root), data)
-        name = structure.slots[structure.root].name if structure.root >= 0 else type(target).__name__
+        name = (
+            structure.slots[structure.root].name if structure.root >= 0 else type(target).__name__
+        )
 
         def begin() -> None:
             root.begin(lambda value: run.finish(root.outcome(value)))
@@ -82,24 +85,25 @@ class GraphExecutionStrategy:
         return await run.execute(name, params, begin)
 
 
-class Interpretation:
+class Interpretation(Strategy):
     """What the evaluations of one run work through: slots demanded, and slots settled."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        super().__init__(run)
         self.demanded: list[tuple[Evaluation, int]] = []
         self.settled: list[tuple[Evaluation, int]] = []
         self._is_propagating = False
 
-    def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
-        """The structure and data of a target whose inputs and resources are all there."""
-        engine = self.run.engine
-        structure, data = engine.plans.load(target)
-        if structure.inputs:
-            self.run.inputs.declare(inputs_of(structure, data))
-        for name in structure.resources:
-            engine.resources.set_up_order(name, "the target")
-        return structure, data
+    def evaluation(
+        self,
+        plan: Plan,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Evaluation | None = None,
+        overrides: Mapping[str, Any] = NO_OVERRIDES,
+    ) -> Evaluation:
+        """A new evaluation; an iteration if it has one `around`."""
+        return Evaluation(self, plan, data, trampoline, around, overrides)
 
     def propagate(self) -> None:
         """Follow demands down and values up until only calls are left to wait for."""
@@ -121,7 +125,7 @@ class Interpretation:
             self._is_propagating = False
 
 
-class Evaluation(Place):
+class Evaluation(EvaluationPlace):
     """One target computed once: a run's, a returned expression's, or one iteration of a loop."""
 
     __slots__ = (
@@ -152,7 +156,7 @@ class Evaluation(Place):
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Evaluation | None = None,
-        overrides: Mapping[str, Any] = _NO_OVERRIDES,
+        overrides: Mapping[str, Any] = NO_OVERRIDES,
     ) -> None:
         if trampoline is None:
             super().__init__(None, 0, 0)
@@ -297,7 +301,9 @@ class Evaluation(Place):
     def _demand_inputs(self, slot: Slot) -> None:
         if slot.index == self._body or (self._overrides and slot.index == self._plan.root):
             # Predecessors of a loop's routes belong to the evaluation around the loop.
-            after = tuple([~index for index in slot.after]) if slot.index == self._body else slot.after
+            after = (
+                tuple([~index for index in slot.after]) if slot.index == self._body else slot.after
+            )
             self._need_all(slot, (*after, *open_slots(slot, self._overrides), *slot.amount_slots))
         else:
             self._need_all(slot, (*slot.after, *slot.argument_slots, *slot.amount_slots))
@@ -413,8 +419,8 @@ class Evaluation(Place):
             self._demand_inputs(slot)
 
     def _condition_false(self, slot: Slot) -> None:
-        self._publish_skipped(slot, CONDITION_FALSE)
         if slot.default is None:
+            self._publish_skipped(slot, CONDITION_FALSE)
             own_id = self.task_id(slot.index)
             del self._steps[slot.index]
             skipped = Skipped(CONDITION_FALSE, own_id, CONDITION_FALSE, "condition")
@@ -429,6 +435,7 @@ class Evaluation(Place):
         if isinstance(value, Skipped):
             self._skip(slot, value.because(BY_DATA, "default"))
         else:
+            self._publish_skipped(slot, CONDITION_FALSE)
             self._conclude(slot, value)
 
     def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
@@ -442,12 +449,16 @@ class Evaluation(Place):
         for index in slot.argument_slots:
             value = values.get(index)
             if value.__class__ is Skipped:
-                return value.because(BY_DATA, argument_name(slot, index))
+                return value.because(self._reason_through(index, value), argument_name(slot, index))
         for index in slot.amount_slots:
             value = values[index]
             if value.__class__ is Skipped:
                 return value.because(BY_DATA, "amount")
         return None
+
+    def _reason_through(self, index: int, skipped: Skipped) -> str:
+        """Containers and Routers are no nodes: what they lack is the reason of who needs them."""
+        return BY_DATA if self._slots[index].is_node else skipped.reason
 
     def _start_task(self, slot: Slot) -> None:
         values, data = self._values, self._data
@@ -481,9 +492,8 @@ class Evaluation(Place):
         items = {name: list(given.pop(name)) for name in slot.iterables}
         check_lengths(slot.name, {name: len(values) for name, values in items.items()})
         amounts = self._amounts(slot) if slot.amounts else _NO_AMOUNTS
-        MapItems(self._interpretation, self, slot, self._plan.rank[slot.index]).start(
-            items, given, amounts
-        )
+        rank = self._plan.rank[slot.index]
+        MapItems(self._interpretation, self, slot, rank).start(items, given, amounts)
 
     def completed(self, call: Call, value: Any) -> None:
         """The call of a node of this evaluation came to `value`, or to control."""
@@ -509,7 +519,7 @@ class Evaluation(Place):
 
     def _enter_loop(self, slot: Slot) -> None:
         trampoline = self._trampoline
-        overrides = self._overrides if slot.index == self._plan.root else _NO_OVERRIDES
+        overrides = self._overrides if slot.index == self._plan.root else NO_OVERRIDES
         if trampoline is None or slot.index != self._tail:
             rank = self._plan.rank[slot.index]
             Trampoline(self._interpretation, self, slot.index, rank, self).enter(slot, overrides)
@@ -575,7 +585,9 @@ class Evaluation(Place):
         shape = self._data[~slot.data] if slot.data else None
         skipped = next((m for m in members if m.__class__ is Skipped), None)
         if skipped is not None:
-            self._settle(slot.index, skipped.because(BY_DATA, "member"))
+            position = members.index(skipped)
+            reason = self._reason_through(slot.members[position], skipped)
+            self._settle(slot.index, skipped.because(reason, f"member {position}"))
         elif self._plan.structure.resources and deferred_names(members):
             self._settle(slot.index, Deferred(slot, members, shape))
         else:
@@ -668,279 +680,6 @@ class Evaluation(Place):
                 path.append(self.local_id(current))
             current = came_from[current]
         return path or [self._slots[index].name]
-
-
-class MapItems(Place):
-    """The items of one map, ranked by position. Each is a call, or what its trampoline makes of it."""
-
-    __slots__ = ("_evaluation", "_interpretation", "_missing", "_results", "_slot")
-
-    local_id_names_owner = True
-
-    def __init__(
-        self, interpretation: Interpretation, evaluation: Evaluation, slot: Slot, rank: int
-    ) -> None:
-        super().__init__(evaluation, slot.index, rank)
-        self._interpretation = interpretation
-        self._evaluation = evaluation
-        self._slot = slot
-        self._results: list[Any] = []
-        self._missing = 0
-
-    @property
-    def holdings(self) -> Holdings:
-        """Items belong to the evaluation of their map."""
-        return self._evaluation.holdings
-
-    def start(
-        self,
-        items: Mapping[str, list[Any]],
-        constants: Mapping[str, Any],
-        amounts: Mapping[str, Any],
-    ) -> None:
-        """Make all items ready, or settle an empty map at once."""
-        self._missing = min(map(len, items.values()))
-        self._results = [None] * self._missing
-        if not self._missing:
-            self._evaluation.settle_from(self._slot.index, [])
-            return
-        resources = deferred_names(constants.values())
-        for position, values in enumerate(zip(*items.values(), strict=True)):
-            named = {**constants, **dict(zip(items, values, strict=True))}
-            self._execute(position, named, amounts, resources)
-
-    def again(self, call: Call, overrides: Mapping[str, Any]) -> None:
-        """Execute an item anew with other arguments."""
-        names = call.slot.task.parameters.positional
-        named = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-        rest = call.args[len(names) :]
-        named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
-        self._execute(call.index, named, call.amounts, deferred_names(named.values()))
-
-    def _execute(
-        self,
-        position: int,
-        named: Mapping[str, Any],
-        amounts: Mapping[str, Any],
-        resources: tuple[str, ...],
-    ) -> None:
-        args, kwargs = arguments_by_name(self._slot.task, named)
-        call = Call(self, position, position, self._slot, args, kwargs, amounts)
-        call.resources = resources
-        self._interpretation.run.make_ready(call)
-
-    def completed(self, call: Call, value: Any) -> None:
-        """An item came to `value`, or to control."""
-        if isinstance(value, CONTROL):
-            Trampoline(self._interpretation, self, call.index, call.rank).go_on(call, value, None)
-        else:
-            self.settle_from(call.index, value)
-        self._interpretation.propagate()
-
-    def settle_from(self, index: int, value: Any) -> None:
-        """The item at `index` has its value."""
-        self._results[index] = value
-        self._missing -= 1
-        if not self._missing:
-            self._evaluation.settle_from(self._slot.index, self._results)
-
-    def local_id(self, index: int) -> str:
-        """The id of the item's node: the map's id, the position, and its place in the item."""
-        owner = self._evaluation.local_id(self._slot.index)
-        return f"{owner}[{index}]/{self._slot.name}#0"
-
-    def node(self, index: int) -> Node:
-        """The public node of the map."""
-        return self._evaluation.node(self._slot.index)
-
-    def injected(self, index: int) -> frozenset[str]:
-        """The parameters that are injected resources."""
-        return self._evaluation.injected(self._slot.index)
-
-    def local_path(self, index: int) -> list[str]:
-        """The item's id, and then the path of its map."""
-        return [self.local_id(index), *self._evaluation.local_path(self._slot.index)]
-
-
-class Trampoline:
-    """Carries an owner through executions that end with control instead of a value.
-
-    `home` is the evaluation in which the routes of the current loop stand. `_returned` is the
-    evaluation of the last returned expression; `_loop` the slot of it that is being looped, if
-    its target is a loop.
-    """
-
-    __slots__ = (
-        "_calls",
-        "_home",
-        "_interpretation",
-        "_loop",
-        "_name",
-        "_returned",
-        "_steps",
-        "index",
-        "place",
-        "rank",
-    )
-
-    def __init__(
-        self,
-        interpretation: Interpretation,
-        place: Evaluation | MapItems,
-        index: int,
-        rank: int,
-        home: Evaluation | None = None,
-    ) -> None:
-        self._interpretation = interpretation
-        self.place = place
-        self.index = index
-        self.rank = rank
-        self._home = home
-        self._name = place.node(index).name
-        self._returned: Evaluation | None = None
-        self._loop: Slot | None = None
-        self._calls = 1  # executions in the chain of tail calls
-        self._steps = 0  # executions of the current loop
-
-    def enter(
-        self, slot: Slot, overrides: Mapping[str, Any], returned: Evaluation | None = None
-    ) -> None:
-        """Begin the loop at `slot`, of the owner's evaluation or of a returned expression."""
-        self._name = slot.name
-        self._steps = 0
-        if returned is not None:
-            self._home = returned
-            self._loop = slot
-        self._iterate(slot.index, overrides, None)
-
-    def switch(self, slot: Slot) -> None:
-        """A Router among the routes chose the bound node `slot`: go on there, in the same loop."""
-        self._evaluate(slot.index, _NO_OVERRIDES)
-
-    def go_on(self, call: Call, control: Any, evaluation: Evaluation | None) -> None:
-        """The owner's current execution ended with `control`; `evaluation` is where it ran."""
-        if isinstance(control, Jump):
-            self._jump(call, control, evaluation)
-        elif isinstance(control, TailCall):
-            self._tail_call(call, control, evaluation)
-        else:
-            self._follow(call, control)
-
-    def _jump(self, call: Call, jump: Jump, evaluation: Evaluation | None) -> None:
-        slot = call.slot
-        if evaluation is None or slot.bound is None or not evaluation.is_body(call.index):
-            raise JumpNotBoundError(slot.name, jump.target_key)
-        routes = evaluation.structure.selectors[slot.bound]
-        route = _route(slot.name, routes, jump.target_key)
-        if route is None:
-            self._finish(jump.data)
-        else:
-            overrides = _overrides(evaluation.structure.slots[route], jump.data)
-            self._iterate(route, overrides, jump.data)
-
-    def _tail_call(self, call: Call, tail: TailCall, evaluation: Evaluation | None) -> None:
-        if tail.target is not None:
-            self._call_target(tail)
-            return
-        what = "the TailCall"
-        overrides = call.slot.task.override(tuple(tail.args), tail.kwargs, what)
-        if evaluation is not None:
-            if self._loop is None and evaluation.is_root:
-                self._home = evaluation
-            self._iterate(call.index, overrides, (tail.args, dict(tail.kwargs)))
-        else:
-            assert isinstance(self.place, MapItems)
-            self._count_call((tail.args, dict(tail.kwargs)))
-            self.place.again(call, overrides)
-
-    def _call_target(self, tail: TailCall) -> None:
-        assert tail.target is not None
-        targets = self._interpretation.run.engine.targets
-        if tail.target not in targets:
-            raise TargetNotFoundError(tail.target, tuple(targets))
-        arguments = (tail.args, dict(tail.kwargs))
-        self._count_call(arguments)
-        self._leave_loop_then(lambda: self._evaluate_target(targets[tail.target], tail))
-
-    def _follow(self, call: Call, expression: Any) -> None:
-        """A returned expression: an evaluation of its own, in the owner's place."""
-        if self._interpretation.run.engine.tail_calls == "forbid":
-            raise StaticGraphError(call.slot.name, repr(expression))
-        self._count_call(expression)
-        self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
-
-    def _leave_loop_then(self, then: Callable[[], None]) -> None:
-        if self._loop is not None and self._home is not None:
-            self._loop = None
-            self._home.leave(then)
-        else:
-            then()
-
-    def _evaluate_target(self, target: Any, tail: TailCall) -> None:
-        structure, data = self._interpretation.load(target)
-        overrides: Mapping[str, Any] = _NO_OVERRIDES
-        if tail.args or tail.kwargs:
-            root = structure.slots[structure.root]
-            if root.kind is not TASK:
-                raise TypeError(f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none")
-            overrides = root.task.override(tuple(tail.args), tail.kwargs, "the TailCall")
-        plan = self._interpretation.run.engine.plans.plan(structure, structure.root)
-        evaluation = Evaluation(self._interpretation, plan, data, self, None, overrides)
-        self._returned = evaluation
-        evaluation.begin(self._finish)
-
-    def _iterate(self, root: int, overrides: Mapping[str, Any], data: Any) -> None:
-        self._steps += 1
-        self._check(self._steps, data)
-        self._evaluate(root, overrides)
-
-    def _evaluate(self, root: int, overrides: Mapping[str, Any]) -> None:
-        home = self._home
-        assert home is not None
-        plan = self._interpretation.run.engine.plans.plan(home.structure, root)
-        evaluation = Evaluation(self._interpretation, plan, home.data, self, home, overrides)
-        evaluation.begin(self._finish)
-
-    def _count_call(self, data: Any) -> None:
-        self._calls += 1
-        self._check(self._calls, data)
-
-    def _check(self, count: int, data: Any) -> None:
-        most = self._interpretation.run.max_steps
-        if most is not None and count > most:
-            raise StepLimitError(self._name, most, data)
-
-    def _finish(self, value: Any) -> None:
-        """The loop, or the whole chain, has its value."""
-        if self._loop is not None and self._home is not None:
-            loop, self._loop = self._loop, None
-            self._home.settle_from(loop.index, value)
-            return
-        if self._returned is not None:
-            value = self._returned.outcome(value)
-        self.place.settle_from(self.index, value)
-
-
-def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | None:
-    try:
-        return routes[key]
-    except (KeyError, TypeError):
-        raise JumpKeyError(task_name, key, tuple(routes)) from None
-
-
-def _overrides(slot: Slot, data: Any) -> Mapping[str, Any]:
-    """The arguments that the data of a Jump overrides, by parameter name."""
-    if data is None or (isinstance(data, dict) and not data):
-        return _NO_OVERRIDES
-    what = "the data of the Jump"
-    if slot.kind is not TASK:
-        raise TypeError(
-            f"{what} is {data!r}, but its route is {slot.kind} {slot.name!r}, which takes none; "
-            "jump with data=None"
-        )
-    if isinstance(data, dict):
-        return slot.task.override((), data, what)
-    return slot.task.override((data,), {}, what)
 
 
 def _not_begun(value: Any) -> None:

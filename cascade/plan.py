@@ -80,7 +80,7 @@ class PlanCache:
 
 def inputs_of(structure: Structure, data: tuple[Any, ...]) -> list[Param[Any] | Env]:
     """What the target declares, jump routes and unchosen parts included."""
-    return [data[ref] for ref in structure.inputs]
+    return [data[~ref] for ref in structure.inputs]
 
 
 def parameters(target: Any) -> list[Param[Any] | Env]:

@@ -40,7 +40,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cascade")
 
-CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router)  # not a value: what to do next
+CONTROL: Final = (
+    Jump,
+    TailCall,
+    LazyResult,
+    MappedLazyResult,
+    Router,
+)  # not a value: what to do next
 STALL: Final = 0.1  # seconds that an inline task may hold the loop before it is reported
 
 
@@ -210,9 +216,7 @@ class Processor:
         finally:
             self._give_back(call)
 
-    async def _announced(
-        self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
+    async def _announced(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """One call under its timeout, between its Started and its Finished."""
         direct = self._executor is None and call.slot.task.mode == "inline"
         if direct and not call.slot.task.is_async:

@@ -39,7 +39,9 @@ class RetryPolicy:
         if self.max_delay is not None:
             check_number("max_delay", self.max_delay, at_least=0.0)
         kinds = self.on if isinstance(self.on, tuple) else (self.on,)
-        if not kinds or not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
+        if not kinds or not all(
+            isinstance(k, type) and issubclass(k, BaseException) for k in kinds
+        ):
             raise TypeError(f"on={self.on!r} must be an exception class or a tuple of them")
 
     def pause_after(self, attempt: int) -> float:

@@ -10,6 +10,7 @@ their outcome by `call.place.completed`. While everything is inline no task grou
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,13 +33,14 @@ from cascade.resources import ResourceDefinition, opened
 from cascade.values import filled
 
 if TYPE_CHECKING:
-    from cascade.engine import Engine
     from cascade.admission import Ticket
+    from cascade.engine import Engine
     from cascade.gate import Session
 
 logger = logging.getLogger("cascade")
 
 SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
+LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
 
 
 class Run:
@@ -68,6 +70,8 @@ class Run:
         self._waiting_for_group: list[Callable[[], Awaitable[None]]] = []
         self._teardown_failures: list[BaseException] = []
         self._cancelled_class = anyio.get_cancelled_exc_class()
+        self._batch = LARGEST_BATCH
+        self._starts_in_order = self._cancelled_class is asyncio.CancelledError
         self._interruption: BaseException | None = None
 
     async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
@@ -134,9 +138,7 @@ class Run:
         self._waiting_for_group.append(function)
         self._wake_up()
 
-    def spawn_call(
-        self, call: Call, function: Callable[..., Awaitable[None]], *args: Any
-    ) -> None:
+    def spawn_call(self, call: Call, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Go on with `call` in a task of its own."""
         self.spawn(lambda: self._guard_call(call, function, *args))
 
@@ -167,9 +169,7 @@ class Run:
         self._open_holdings.pop(holdings, None)
 
     @asynccontextmanager
-    async def open_resource(
-        self, definition: ResourceDefinition, arguments: dict[str, Any]
-    ) -> Any:
+    async def open_resource(self, definition: ResourceDefinition, arguments: dict[str, Any]) -> Any:
         """A resource set up for the body, its events told, its failing tear-down recorded."""
         deadline = self.engine.teardown_timeout
         acquired = False
@@ -257,8 +257,7 @@ class Run:
             while not self.is_over:
                 self._start_spawned()
                 if self._starting:
-                    self._start_all()
-                    await checkpoint()  # what suspends gets started before inline tasks run
+                    await self._start_all()  # before inline tasks run
                 elif self._inline:
                     await self._carry_out_inline()
                 else:
@@ -291,12 +290,35 @@ class Run:
         for function in spawned:
             self._work.start_soon(self._guard_task, function)
 
-    def _start_all(self) -> None:
+    async def _start_all(self) -> None:
+        """Start what may suspend, in plan order, and let each get as far as it can at once."""
         assert self._work is not None
-        start_soon = self._work.start_soon
         queue = self._starting
-        while queue:
-            start_soon(self._carry_out, queue.pop())
+        if self._starts_in_order:
+            while queue and not self.is_over:
+                await self._start_batch(self._work)
+            return
+        all_started = Event()
+        self._work.start_soon(self._carry_out_after_next, queue.pop(), all_started)
+        await all_started.wait()
+
+    async def _start_batch(self, work: TaskGroup) -> None:
+        """Start as many as will hold the loop for one slice, going by those started before."""
+        began = perf_counter()
+        for _ in range(min(self._batch, len(self._starting))):
+            work.start_soon(self._carry_out, self._starting.pop())
+        await checkpoint()
+        held = max(perf_counter() - began, 1e-6)
+        self._batch = max(1, min(LARGEST_BATCH, int(self._batch * SLICE / held)))
+
+    async def _carry_out_after_next(self, call: Call, all_started: Event) -> None:
+        """Where the event loop shuffles what it starts, each task starts the one after it."""
+        assert self._work is not None
+        if self._starting and not self.is_over:
+            self._work.start_soon(self._carry_out_after_next, self._starting.pop(), all_started)
+        else:
+            all_started.set()
+        await self._carry_out(call)
 
     async def _carry_out(self, call: Call) -> None:
         try:

@@ -26,7 +26,7 @@ class NativeSolver:
     def resolve(self, graph: Graph) -> ExecutionPlan:
         """The stages of `graph`, in plan order within each. Raises `CycleError` with its path."""
         by_id = {node.id: node for node in graph.nodes}
-        sorter: TopologicalSorter[str] = TopologicalSorter({node_id: () for node_id in by_id})
+        sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(by_id, ()))
         for edge in graph.edges:
             sorter.add(edge.target.id, edge.source.id)
         try:

@@ -284,7 +284,9 @@ class Structure:
             for slot in self.slots:  # what a slot needs comes before it
                 own = slot.name not in narrow if slot.kind is RESOURCE else _is_pure(slot)
                 pure[slot.index] = own and all(pure[part] for part in slot.parts)
-            known = frozenset(slot.index for slot in self.slots if slot.is_node and pure[slot.index])
+            known = frozenset(
+                slot.index for slot in self.slots if slot.is_node and pure[slot.index]
+            )
             self._invariants[narrow] = known
         return known
 

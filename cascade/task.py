@@ -382,8 +382,11 @@ def _mapped(
     if not iterables:
         raise TypeError(f"{task.name}.map() needs at least one iterable, by parameter name")
     read = {name: _read_iterable(task, name, given) for name, given in iterables.items()}
-    lengths = {name: len(given) for name, given in read.items() if isinstance(given, Sized)
-               and not isinstance(given, Expression)}
+    lengths = {
+        name: len(given)
+        for name, given in read.items()
+        if isinstance(given, Sized) and not isinstance(given, Expression)
+    }
     check_lengths(task.name, lengths)
     bound = task.override((), {**constants, **read}, "map()")
     rest = _defaults_of(task, bound)

@@ -1,0 +1,385 @@
+"""Executions that end with control instead of a value: loops, tail calls, returned expressions.
+
+A `Trampoline` carries an owner, a node or a map item, from one such execution to the next. Each is
+an evaluation of its own, begun when the one before it has ended, so that a loop takes constant
+stack and memory. It is the same for both strategies, which bring the evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from cascade.errors import (
+    JumpKeyError,
+    JumpNotBoundError,
+    StaticGraphError,
+    StepLimitError,
+    TargetNotFoundError,
+)
+from cascade.expressions import Jump, TailCall
+from cascade.plan import Plan, inputs_of
+from cascade.processor import CONTROL, Call
+from cascade.ready import Place
+from cascade.structure import TASK, Ref, Slot, Structure
+from cascade.task import VARARGS
+from cascade.values import arguments_by_name, deferred_names
+
+if TYPE_CHECKING:
+    from cascade.graph import Node
+    from cascade.holdings import Holdings
+    from cascade.run import Run
+
+NO_OVERRIDES: Final[Mapping[str, Any]] = {}
+
+
+class Strategy:
+    """What one run of a strategy offers to its evaluations."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
+        """The structure and data of a target whose inputs and resources are all there."""
+        engine = self.run.engine
+        structure, data = engine.plans.load(target)
+        if structure.inputs:
+            self.run.inputs.declare(inputs_of(structure, data))
+        for name in structure.resources:
+            engine.resources.set_up_order(name, "the target")
+        return structure, data
+
+    def evaluation(
+        self,
+        plan: Plan,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Any = None,
+        overrides: Mapping[str, Any] = NO_OVERRIDES,
+    ) -> EvaluationPlace:
+        """A new evaluation; an iteration if it has one `around`."""
+        raise NotImplementedError
+
+    def propagate(self) -> None:
+        """Follow up what was settled, until only calls are left to wait for."""
+        raise NotImplementedError
+
+
+class EvaluationPlace(Place):
+    """An evaluation, as trampolines and map items see it."""
+
+    __slots__ = ()
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of which it computes a part."""
+        raise NotImplementedError
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """The literals of the target, and of all its routes."""
+        raise NotImplementedError
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is no iteration: the evaluation of a whole target."""
+        raise NotImplementedError
+
+    def is_body(self, index: int) -> bool:
+        """Whether the node at `index` is what this iteration of a loop executes."""
+        raise NotImplementedError
+
+    def begin(self, on_end: Callable[[Any], None]) -> None:
+        """Demand the target; `on_end` gets its value, or the Skipped it is."""
+        raise NotImplementedError
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value: what the target goes on with is the trampoline's."""
+        raise NotImplementedError
+
+    def outcome(self, value: Any) -> Any:
+        """What a run, or a returned expression, makes of its target's value or being skipped."""
+        raise NotImplementedError
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """A loop or map brought the node at `index` to its value, or found it skipped."""
+        raise NotImplementedError
+
+
+class MapItems(Place):
+    """The items of one map, ranked by position. Each is a call, or what its trampoline makes of it."""
+
+    __slots__ = ("_evaluation", "_missing", "_results", "_slot", "_strategy")
+
+    local_id_names_owner = True
+
+    def __init__(
+        self, strategy: Strategy, evaluation: EvaluationPlace, slot: Slot, rank: int
+    ) -> None:
+        super().__init__(evaluation, slot.index, rank)
+        self._strategy = strategy
+        self._evaluation = evaluation
+        self._slot = slot
+        self._results: list[Any] = []
+        self._missing = 0
+
+    @property
+    def holdings(self) -> Holdings:
+        """Items belong to the evaluation of their map."""
+        return self._evaluation.holdings
+
+    def start(
+        self,
+        items: Mapping[str, list[Any]],
+        constants: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+    ) -> None:
+        """Make all items ready, or settle an empty map at once."""
+        self._missing = min(map(len, items.values()))
+        self._results = [None] * self._missing
+        if not self._missing:
+            self._evaluation.settle_from(self._slot.index, [])
+            return
+        resources = deferred_names(constants.values())
+        for position, values in enumerate(zip(*items.values(), strict=True)):
+            named = {**constants, **dict(zip(items, values, strict=True))}
+            self._execute(position, named, amounts, resources)
+
+    def again(self, call: Call, overrides: Mapping[str, Any]) -> None:
+        """Execute an item anew with other arguments."""
+        names = call.slot.task.parameters.positional
+        named = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        rest = call.args[len(names) :]
+        named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
+        self._execute(call.index, named, call.amounts, deferred_names(named.values()))
+
+    def _execute(
+        self,
+        position: int,
+        named: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+        resources: tuple[str, ...],
+    ) -> None:
+        args, kwargs = arguments_by_name(self._slot.task, named)
+        call = Call(self, position, position, self._slot, args, kwargs, amounts)
+        call.resources = resources
+        self._strategy.run.make_ready(call)
+
+    def completed(self, call: Call, value: Any) -> None:
+        """An item came to `value`, or to control."""
+        if isinstance(value, CONTROL):
+            Trampoline(self._strategy, self, call.index, call.rank).go_on(call, value, None)
+        else:
+            self.settle_from(call.index, value)
+        self._strategy.propagate()
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """The item at `index` has its value."""
+        self._results[index] = value
+        self._missing -= 1
+        if not self._missing:
+            self._evaluation.settle_from(self._slot.index, self._results)
+
+    def local_id(self, index: int) -> str:
+        """The id of the item's node: the map's id, the position, and its place in the item."""
+        owner = self._evaluation.local_id(self._slot.index)
+        return f"{owner}[{index}]/{self._slot.name}#0"
+
+    def node(self, index: int) -> Node:
+        """The public node of the map."""
+        return self._evaluation.node(self._slot.index)
+
+    def injected(self, index: int) -> frozenset[str]:
+        """The parameters that are injected resources."""
+        return self._evaluation.injected(self._slot.index)
+
+    def local_path(self, index: int) -> list[str]:
+        """The item's id, and then the path of its map."""
+        return [self.local_id(index), *self._evaluation.local_path(self._slot.index)]
+
+
+class Trampoline:
+    """Carries an owner through executions that end with control instead of a value.
+
+    `home` is the evaluation in which the routes of the current loop stand. `_returned` is the
+    evaluation of the last returned expression; `_loop` the slot of it that is being looped, if
+    its target is a loop.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_home",
+        "_loop",
+        "_name",
+        "_returned",
+        "_steps",
+        "_strategy",
+        "index",
+        "place",
+        "rank",
+    )
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        place: EvaluationPlace | MapItems,
+        index: int,
+        rank: int,
+        home: EvaluationPlace | None = None,
+    ) -> None:
+        self._strategy = strategy
+        self.place = place
+        self.index = index
+        self.rank = rank
+        self._home = home
+        self._name = place.node(index).name
+        self._returned: EvaluationPlace | None = None
+        self._loop: Slot | None = None
+        self._calls = 1  # executions in the chain of tail calls
+        self._steps = 0  # executions of the current loop
+
+    def enter(
+        self, slot: Slot, overrides: Mapping[str, Any], returned: EvaluationPlace | None = None
+    ) -> None:
+        """Begin the loop at `slot`, of the owner's evaluation or of a returned expression."""
+        self._name = slot.name
+        self._steps = 0
+        if returned is not None:
+            self._home = returned
+            self._loop = slot
+        self._iterate(slot.index, overrides, None)
+
+    def switch(self, slot: Slot) -> None:
+        """A Router among the routes chose the bound node `slot`: go on there, in the same loop."""
+        self._evaluate(slot.index, NO_OVERRIDES)
+
+    def go_on(self, call: Call, control: Any, evaluation: EvaluationPlace | None) -> None:
+        """The owner's current execution ended with `control`; `evaluation` is where it ran."""
+        if isinstance(control, Jump):
+            self._jump(call, control, evaluation)
+        elif isinstance(control, TailCall):
+            self._tail_call(call, control, evaluation)
+        else:
+            self._follow(call, control)
+
+    def _jump(self, call: Call, jump: Jump, evaluation: EvaluationPlace | None) -> None:
+        slot = call.slot
+        if evaluation is None or slot.bound is None or not evaluation.is_body(call.index):
+            raise JumpNotBoundError(slot.name, jump.target_key)
+        routes = evaluation.structure.selectors[slot.bound]
+        route = _route(slot.name, routes, jump.target_key)
+        if route is None:
+            self._finish(jump.data)
+        else:
+            overrides = _overrides(evaluation.structure.slots[route], jump.data)
+            self._iterate(route, overrides, jump.data)
+
+    def _tail_call(self, call: Call, tail: TailCall, evaluation: EvaluationPlace | None) -> None:
+        if tail.target is not None:
+            self._call_target(tail)
+            return
+        arguments = (tail.args, dict(tail.kwargs))
+        overrides = call.slot.task.override(tuple(tail.args), tail.kwargs, "the TailCall")
+        if evaluation is not None:
+            if self._loop is None and evaluation.is_root:
+                self._home = evaluation
+            if evaluation.is_body(call.index) and call.slot.bound is not None:
+                self._iterate(call.index, overrides, arguments)
+            else:
+                self._count_call(arguments)
+                self._evaluate(call.index, overrides)
+        else:
+            assert isinstance(self.place, MapItems)
+            self._count_call(arguments)
+            self.place.again(call, overrides)
+
+    def _call_target(self, tail: TailCall) -> None:
+        assert tail.target is not None
+        targets = self._strategy.run.engine.targets
+        if tail.target not in targets:
+            raise TargetNotFoundError(tail.target, tuple(targets))
+        arguments = (tail.args, dict(tail.kwargs))
+        self._count_call(arguments)
+        self._leave_loop_then(lambda: self._evaluate_target(targets[tail.target], tail))
+
+    def _follow(self, call: Call, expression: Any) -> None:
+        """A returned expression: an evaluation of its own, in the owner's place."""
+        if self._strategy.run.engine.tail_calls == "forbid":
+            raise StaticGraphError(call.slot.name, repr(expression))
+        self._count_call(expression)
+        self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
+
+    def _leave_loop_then(self, then: Callable[[], None]) -> None:
+        if self._loop is not None and self._home is not None:
+            self._loop = None
+            self._home.leave(then)
+        else:
+            then()
+
+    def _evaluate_target(self, target: Any, tail: TailCall) -> None:
+        structure, data = self._strategy.load(target)
+        overrides: Mapping[str, Any] = NO_OVERRIDES
+        if tail.args or tail.kwargs:
+            root = structure.slots[structure.root]
+            if root.kind is not TASK:
+                raise TypeError(
+                    f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none"
+                )
+            overrides = root.task.override(tuple(tail.args), tail.kwargs, "the TailCall")
+        plan = self._strategy.run.engine.plans.plan(structure, structure.root)
+        evaluation = self._strategy.evaluation(plan, data, self, None, overrides)
+        self._returned = evaluation
+        evaluation.begin(self._finish)
+
+    def _iterate(self, root: int, overrides: Mapping[str, Any], data: Any) -> None:
+        self._steps += 1
+        self._check(self._steps, data)
+        self._evaluate(root, overrides)
+
+    def _evaluate(self, root: int, overrides: Mapping[str, Any]) -> None:
+        home = self._home
+        assert home is not None
+        plan = self._strategy.run.engine.plans.plan(home.structure, root)
+        evaluation = self._strategy.evaluation(plan, home.data, self, home, overrides)
+        evaluation.begin(self._finish)
+
+    def _count_call(self, data: Any) -> None:
+        self._calls += 1
+        self._check(self._calls, data)
+
+    def _check(self, count: int, data: Any) -> None:
+        most = self._strategy.run.max_steps
+        if most is not None and count > most:
+            raise StepLimitError(self._name, most, data)
+
+    def _finish(self, value: Any) -> None:
+        """The loop, or the whole chain, has its value."""
+        if self._loop is not None and self._home is not None:
+            loop, self._loop = self._loop, None
+            self._home.settle_from(loop.index, value)
+            return
+        if self._returned is not None:
+            value = self._returned.outcome(value)
+        self.place.settle_from(self.index, value)
+
+
+def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | None:
+    try:
+        return routes[key]
+    except (KeyError, TypeError):
+        raise JumpKeyError(task_name, key, tuple(routes)) from None
+
+
+def _overrides(slot: Slot, data: Any) -> Mapping[str, Any]:
+    """The arguments that the data of a Jump overrides, by parameter name."""
+    if data is None or (isinstance(data, dict) and not data):
+        return NO_OVERRIDES
+    what = "the data of the Jump"
+    if slot.kind is not TASK:
+        raise TypeError(
+            f"{what} is {data!r}, but its route is {slot.kind} {slot.name!r}, which takes none; "
+            "jump with data=None"
+        )
+    if isinstance(data, dict):
+        return slot.task.override((), data, what)
+    return slot.task.override((data,), {}, what)
