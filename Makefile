@@ -20,7 +20,7 @@ test: $(READY)
 	$(RUN) -m pytest $(ARGS)
 
 bench: $(READY)
-	$(RUN) -m pytest bench -s --timeout=0 $(ARGS)
+	$(VENV)/bin/python bench/run.py $(ARGS)
 
 coverage: $(READY)
 	$(RUN) -m coverage run -m pytest $(ARGS)

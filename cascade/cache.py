@@ -1,13 +1,439 @@
-class Hit: ...
+"""Results kept between calls: the policies in the box, and the key under which a call is kept.
+
+A key is a digest of the Task and its arguments, equal exactly when both are. So that no two
+different calls share one:
+
+- Every value is encoded by its exact type, with its length before it. `1`, `1.0`, `True` and `"1"`
+  differ, and so do `("ab", "c")` and `("a", "bc")`. A `repr` tells neither apart for sure.
+- A container, dataclass or named tuple is encoded as the digest of its members' encodings (a Merkle
+  tree). So a member that appears twice is read once, and depth and sharing cost nothing extra.
+- A dict is the set of its pairs: insertion order does not count, as it does not for `==`.
+- Floats count by their bits: -0.0 is not 0.0, and nan is itself. Dates and times count by what
+  they show and their time zone: noon in Rome is another argument than the same instant in UTC.
+- A subclass of one of these types may hold more than its base tells, so it has no encoding.
+- A class, and the Task itself, is known by its module and qualified name. If it cannot be found
+  there, it is known by a number of this process that is never given twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from datetime import date, datetime, time, timedelta, timezone
+from enum import Enum, Flag
+from hashlib import blake2b
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary
+from zoneinfo import ZoneInfo
+
+import anyio
+
+from cascade.errors import CacheKeyError
+
+T_co = TypeVar("T_co", covariant=True)
 
 
-class CachePolicy: ...
+@dataclass(frozen=True, slots=True)
+class Hit(Generic[T_co]):
+    """What a cache had: a value, which may be None."""
+
+    value: T_co
 
 
-class InMemoryCache: ...
+@runtime_checkable
+class CachePolicy(Protocol):
+    """Where the values of a task are kept; one policy may serve many tasks.
+
+    Keys differ for different calls (see `cache_key`). An exception of `get` fails the task; one of
+    `put` is logged.
+    """
+
+    async def get(self, key: bytes, /) -> Hit[Any] | None:
+        """The value kept under `key`, or None if there is none."""
+        ...
+
+    async def put(self, key: bytes, value: Any, /) -> None:
+        """Keep `value` under `key`, replacing what was there."""
+        ...
 
 
-class FileExistenceCache: ...
+class InMemoryCache:
+    """Keeps the `max_entries` values used last, as the same objects.
+
+    It may be shared by tasks, engines, event loops and threads. Raises `ValueError` for a
+    `max_entries` that is not a whole number above 0.
+    """
+
+    def __init__(self, max_entries: int = 1024) -> None:
+        if isinstance(max_entries, bool) or not isinstance(max_entries, int) or max_entries < 1:
+            raise ValueError(f"max_entries={max_entries!r} must be a whole number above 0")
+        self.max_entries = max_entries
+        self._values: dict[bytes, Any] = {}  # used last, last
+        self._lock = threading.Lock()
+
+    async def get(self, key: bytes) -> Hit[Any] | None:
+        """The value kept under `key`, which now is the one used last."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            value = self._values[key] = self._values.pop(key)
+            return Hit(value)
+
+    async def put(self, key: bytes, value: Any) -> None:
+        """Keep `value`; the value unused for longest goes when there are too many."""
+        with self._lock:
+            self._values.pop(key, None)
+            self._values[key] = value
+            if len(self._values) > self.max_entries:
+                del self._values[next(iter(self._values))]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._values.clear()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"<InMemoryCache {len(self)} of {self.max_entries}>"
 
 
-def cache_key(task, arguments): ...
+class FileExistenceCache:
+    """Skips a task while a file, or directory, exists; the value then is the path as given here.
+
+    The task makes the file; the arguments of the task do not count. A relative path is looked up
+    from the current directory of the moment. Raises `TypeError` for what is no path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(os.fspath(path), str):
+            raise TypeError(f"path={path!r} must be a str or a Path")
+        self.path = path
+
+    async def get(self, key: bytes) -> Hit[str | os.PathLike[str]] | None:
+        """The path, if something is there."""
+        return Hit(self.path) if await anyio.Path(self.path).exists() else None
+
+    async def put(self, key: bytes, value: Any) -> None:
+        """Nothing: the file that the task made is what is kept."""
+
+    def __repr__(self) -> str:
+        return f"FileExistenceCache({self.path!r})"
+
+
+class CachedTask(Protocol):
+    """What a key takes of a Task, beside `__module__` and `__qualname__`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def func(self) -> Callable[..., Any]: ...
+    @property
+    def version(self) -> str | int | None: ...
+
+
+def cache_key(task: CachedTask, arguments: Iterable[tuple[str, Any]]) -> bytes:
+    """The key of a call: 32 bytes, equal exactly for the same task and the same arguments.
+
+    `arguments` are pairs of parameter name and value, in any order. The task counts by its module,
+    qualified name and version, not by its code: give it another `version` when the code changes.
+    The module of a script is `__main__`: scripts that share a cache need tasks of different names.
+    Raises `CacheKeyError` for an argument that has no encoding.
+    """
+    encoder = _Encoder()
+    members = [_task_identity(task), _encode_argument(task, "version", task.version, encoder)]
+    for name, value in sorted(arguments, key=_first):
+        members += _encode_str(name), _encode_argument(task, name, value, encoder)
+    return _digest(b"cascade.call.1", members)
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
+def _encode_argument(task: CachedTask, name: str, value: Any, encoder: _Encoder) -> bytes:
+    try:
+        return encoder.encode(value)
+    except _NotPlainData as error:
+        raise CacheKeyError(task.name, name, error.type_name, error.reason) from None
+
+
+class _NotPlainData(Exception):
+    def __init__(self, value: object, reason: str = "") -> None:
+        cls = type(value)
+        is_builtin = cls.__module__ == "builtins"
+        self.type_name = cls.__name__ if is_builtin else f"{cls.__module__}.{cls.__qualname__}"
+        self.reason = reason
+
+
+# Encodings. Each begins with a tag of one byte, and ends where its length or its tag says.
+
+
+def _sized(tag: bytes, content: bytes) -> bytes:
+    return tag + len(content).to_bytes(8, "big") + content
+
+
+def _digest(kind: bytes, members: list[bytes]) -> bytes:
+    digest = blake2b(_sized(b"#", kind), digest_size=32)
+    digest.update(len(members).to_bytes(8, "big"))
+    digest.update(b"".join(members))
+    return digest.digest()
+
+
+def _encode_none(value: None) -> bytes:
+    return b"n"
+
+
+def _encode_bool(value: bool) -> bytes:
+    return b"T" if value else b"F"
+
+
+def _encode_int(value: int) -> bytes:
+    return _sized(b"i", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _encode_float(value: float) -> bytes:
+    return b"f" + struct.pack(">d", value)
+
+
+def _encode_str(value: str) -> bytes:
+    return _sized(b"s", value.encode("utf-8", "surrogatepass"))
+
+
+def _encode_bytes(value: bytes) -> bytes:
+    return _sized(b"b", value)
+
+
+def _encode_path(value: PurePath) -> bytes:
+    return _sized(b"p", type(value).__name__.encode()) + _encode_str(str(value))
+
+
+def _encode_date(value: date) -> bytes:
+    return b"D" + struct.pack(">HBB", value.year, value.month, value.day)
+
+
+def _encode_time(value: time | datetime) -> bytes:
+    clock = (value.hour, value.minute, value.second, value.microsecond, value.fold)
+    return b"t" + struct.pack(">BBBIB", *clock) + _encode_zone(value)
+
+
+def _encode_datetime(value: datetime) -> bytes:
+    return b"d" + _encode_date(value) + _encode_time(value)
+
+
+def _encode_timedelta(value: timedelta) -> bytes:
+    return b"e" + struct.pack(">iII", value.days, value.seconds, value.microseconds)
+
+
+def _encode_zone(value: time | datetime) -> bytes:
+    zone = value.tzinfo
+    if zone is None:
+        return b"n"
+    if type(zone) is timezone:
+        return b"z" + _encode_timedelta(zone.utcoffset(None)) + _encode_str(zone.tzname(None))
+    if type(zone) is ZoneInfo and zone.key is not None:
+        return _sized(b"Z", zone.key.encode())
+    raise _NotPlainData(value, f"only a timezone or a ZoneInfo with a key is data, not {zone!r}")
+
+
+_PLAIN: dict[type, Callable[[Any], bytes]] = {
+    type(None): _encode_none,
+    bool: _encode_bool,
+    int: _encode_int,
+    float: _encode_float,
+    str: _encode_str,
+    bytes: _encode_bytes,
+    PosixPath: _encode_path,
+    WindowsPath: _encode_path,
+    PurePosixPath: _encode_path,
+    PureWindowsPath: _encode_path,
+    date: _encode_date,
+    time: _encode_time,
+    datetime: _encode_datetime,
+    timedelta: _encode_timedelta,
+}
+
+
+def _encode_plain(value: Any) -> bytes:
+    return _PLAIN[type(value)](value)
+
+
+# What a value may extend without being of its type, and so hold more than its encoding would.
+_NUMBERS_AND_TEXT = (int, float, str, bytes, PurePath, date, time, timedelta)
+_BASES: tuple[type, ...] = (*_NUMBERS_AND_TEXT, list, tuple, dict, set, frozenset)
+
+
+# Containers, walked with a stack: their depth is the user's.
+
+
+class _Open:
+    """A container whose members are being encoded."""
+
+    __slots__ = ("encodings", "kind", "members", "order", "value")
+
+    def __init__(
+        self, value: Any, kind: bytes, members: Iterator[Any], order: _Order | None = None
+    ) -> None:
+        self.value = value  # kept, so that its id stays its own
+        self.kind = kind
+        self.members = members
+        self.order = order
+        self.encodings: list[bytes] = []
+
+    def close(self) -> bytes:
+        encodings = self.encodings if self.order is None else self.order(self.encodings)
+        return b"#" + _digest(self.kind, encodings)
+
+
+_Order = Callable[[list[bytes]], list[bytes]]
+
+
+class _Encoder:
+    """Encodes the arguments of one call. What it has met once, it does not read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[object, bytes]] = {}  # containers, by their id
+        self._classes: dict[type, bytes] = {}
+
+    def encode(self, value: Any) -> bytes:
+        known = self._known
+        path = [_Open(None, b"value", iter((value,)))]
+        on_path: set[int] = set()
+        while True:
+            innermost = path[-1]
+            for member in innermost.members:
+                plain = _PLAIN.get(type(member))
+                if plain is not None:
+                    innermost.encodings.append(plain(member))
+                elif issubclass(type(member), Enum):
+                    innermost.encodings.append(self._enum(member))
+                elif id(member) in known:
+                    innermost.encodings.append(known[id(member)][1])
+                elif id(member) in on_path:
+                    raise _NotPlainData(member, "it contains itself")
+                else:
+                    path.append(self._opened(member))
+                    on_path.add(id(member))
+                    break
+            else:
+                path.pop()
+                if not path:
+                    return innermost.encodings[0]
+                on_path.discard(id(innermost.value))
+                encoding = innermost.close()
+                known[id(innermost.value)] = innermost.value, encoding
+                path[-1].encodings.append(encoding)
+
+    def _opened(self, value: Any) -> _Open:
+        cls = type(value)
+        if cls is list:
+            return _Open(value, b"list", iter(value))
+        if cls is tuple:
+            return _Open(value, b"tuple", iter(value))
+        if cls is dict:
+            pairs = itertools.chain.from_iterable(value.items())
+            return _Open(value, b"dict", pairs, _sorted_pairs)
+        if cls is set:
+            return _Open(value, b"set", iter(value), sorted)
+        if cls is frozenset:
+            return _Open(value, b"frozenset", iter(value), sorted)
+        if "__dataclass_fields__" in cls.__dict__ and not isinstance(value, _BASES):
+            return _Open(value, b"dataclass" + self._class(cls), _fields_of(value))
+        if cls.__bases__ == (tuple,) and hasattr(cls, "_fields"):
+            members = itertools.chain([cls._fields], value)
+            return _Open(value, b"namedtuple" + self._class(cls), members)
+        raise _NotPlainData(value, _why_not(value))
+
+    def _enum(self, value: Enum) -> bytes:
+        members = [self._class(type(value)), _encode_plain(value._name_)]
+        if isinstance(value, Flag):  # combinations may have no name
+            members.append(_encode_plain(value._value_))
+        return b"E" + _digest(b"enum", members)
+
+    def _class(self, cls: type) -> bytes:
+        identity = self._classes.get(cls)
+        if identity is None:
+            identity = self._classes[cls] = _class_identity(cls)
+        return identity
+
+
+def _sorted_pairs(encodings: list[bytes]) -> list[bytes]:
+    keys = iter(encodings)
+    return sorted(key + value for key, value in zip(keys, keys, strict=True))
+
+
+def _fields_of(value: Any) -> Iterator[Any]:
+    for field in fields(value):
+        yield field.name
+        try:
+            yield getattr(value, field.name)
+        except AttributeError:
+            raise _NotPlainData(value, f"its field {field.name!r} is not set") from None
+
+
+def _why_not(value: object) -> str:
+    cls = type(value)
+    for base in _BASES:
+        if isinstance(value, base):
+            return f"a subclass of {base.__name__} may hold more; convert it"
+    if hasattr(cls, "__dataclass_fields__"):
+        return "it extends a dataclass without being one; decorate it"
+    return ""
+
+
+# Identities of classes and Tasks
+
+
+def _class_identity(cls: type) -> bytes:
+    found = _found(cls.__module__, cls.__qualname__)
+    return _identity(cls, cls.__module__, cls.__qualname__, is_reachable=found is cls)
+
+
+def _task_identity(task: CachedTask) -> bytes:
+    module = getattr(task, "__module__", None)
+    qualname = getattr(task, "__qualname__", None)
+    found = _found(module, qualname)
+    # `found` is the plain function if the Task was made of it under another name.
+    is_reachable = found is not None and (found is task or found is task.func)
+    return _identity(task, str(module), str(qualname), is_reachable=is_reachable)
+
+
+def _found(module: str | None, qualname: str | None) -> object:
+    """What is reachable under this module and qualified name, or None."""
+    if module is None or qualname is None:
+        return None
+    place: object = sys.modules.get(module)
+    for name in qualname.split("."):
+        place = getattr(place, name, None)
+    return place
+
+
+def _identity(thing: object, module: str, qualname: str, *, is_reachable: bool) -> bytes:
+    members = [_encode_str(module), _encode_str(qualname)]
+    if not is_reachable:
+        number = _numbers.setdefault(thing, next(_counter))
+        members += _encode_bytes(_process), _encode_int(number)
+    return _digest(b"identity", members)
+
+
+# Not id(), which is given anew; the process is in it because others may read the same cache.
+_numbers: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+_counter = itertools.count()
+_process = secrets.token_bytes(16)
+
+
+def _is_another_process() -> None:
+    global _process
+    _process = secrets.token_bytes(16)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_is_another_process)

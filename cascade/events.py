@@ -139,6 +139,7 @@ class MessageBus:
         self._by_class: dict[type[Event], tuple[Handler, ...]] = {}
         self._watchers: list[Callable[[], None]] = []
         self.failures = 0
+        self.hears_tasks = False  # whether any event of a task would be received by anybody
 
     def subscribe(
         self, event_type: type[EventT], handler: Callable[[EventT], object]
@@ -198,5 +199,9 @@ class MessageBus:
 
     def _changed(self) -> None:
         self._by_class = {}
+        self.hears_tasks = any(
+            issubclass(kind, TaskEvent) or issubclass(TaskEvent, kind)
+            for kind, _ in self._subscriptions
+        )
         for changed in tuple(self._watchers):
             changed()

@@ -73,6 +73,8 @@ async def _in_process(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     request = _pickled(task, args, kwargs)
+    # A worker knows the program's own module as __mp_main__, and its classes come back so named.
+    sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
     status, answer = await to_process.run_sync(_answer, request, cancellable=True)
     if status == "value":
         return pickle.loads(answer)
@@ -118,7 +120,7 @@ def _unpicklable(
 
 
 def _answer(request: bytes) -> tuple[str, bytes]:
-    """Runs in the worker process: the pickled value, or the pickled exception with its traceback."""
+    """In the worker process: the pickled value, or the pickled exception with its traceback."""
     function, args, kwargs = pickle.loads(request)
     task = function if isinstance(function, Task) else Task(function)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from cascade.expressions import NOTHING, JumpSelector, Lazy, LazyResult, Route
@@ -18,7 +19,7 @@ def sequence(expressions: Sequence[Any]) -> Any:
     chain = list(expressions)
     if not chain:
         raise ValueError("cs.sequence needs at least one expression")
-    for before, following in zip(chain, chain[1:], strict=False):
+    for before, following in pairwise(chain):
         if not isinstance(following, Lazy):
             raise TypeError(f"{following!r} cannot stand in a sequence; pass task calls or maps")
         following.after(before)

@@ -35,10 +35,11 @@ Prior art: the hand-over of anyio's CapacityLimiter, trio's ParkingLot.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from math import inf
 from threading import get_ident
 from types import MappingProxyType
+from typing import Any
 
 import anyio
 from anyio.lowlevel import RunVar, current_token
@@ -46,7 +47,7 @@ from anyio.lowlevel import RunVar, current_token
 from cascade.admission import FREE, GRANTED, Admission, Ticket
 from cascade.constraints import ConstraintManager, GlobalConstraint, Statistics
 
-Spawn = Callable[[Callable[[], Awaitable[None]]], object]
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 
 _loop_mark: RunVar[object] = RunVar("cascade_gate_loop")
 

@@ -47,7 +47,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class BuiltGraph:
-    """A target read: its graph (structure), its literals (data), and the node of each expression."""
+    """A target read: graph (structure), literals (data), and the node of each expression."""
 
     graph: Graph
     data: tuple[Any, ...]
@@ -131,6 +131,7 @@ def _sources(structure: Structure, kind: EdgeKind, ref: Ref) -> Iterator[tuple[i
             yield index, kind
         elif slot.kind is ROUTER:
             todo.extend((part, "route") for part in reversed(slot.parts) if part != slot.selector)
-            todo.append((slot.selector, "selector"))
+            if slot.selector is not None:
+                todo.append((slot.selector, "selector"))
         else:
             todo.extend((part, kind) for part in reversed(slot.parts))

@@ -6,7 +6,7 @@ tears it down: whatever the generator keeps open across its `yield` is entered a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from anyio import CancelScope, Event
 from cascade.resources import ResourceDefinition
 
 Opener = Callable[[ResourceDefinition, dict[str, Any]], AbstractAsyncContextManager[Any]]
-Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
 class Lease:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.expressions import NOTHING, Expression
@@ -24,6 +24,14 @@ class Param(Expression[T]):
 
     __slots__ = ("default", "description", "name", "type")
 
+    @overload
+    def __init__(
+        self: Param[str], name: str, default: Any = NOTHING, *, description: str = ""
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, default: Any = NOTHING, type: Callable[..., T] = ..., description: str = ""
+    ) -> None: ...
     def __init__(
         self, name: str, default: Any = NOTHING, type: Any = str, description: str = ""
     ) -> None:

@@ -69,7 +69,7 @@ class GraphExecutionStrategy:
     """Interprets the graph of a target: obvious and correct."""
 
     async def execute(self, run: Run, target: Any, params: Mapping[str, Any]) -> Any:
-        """The value of `target`, computed within `run`; errors of the target come before it starts."""
+        """The value of `target`, computed within `run`; errors in it come before anything runs."""
         interpretation = Interpretation(run)
         structure, data = interpretation.load(target)
         run.inputs.refuse_unknown()
@@ -135,6 +135,7 @@ class Evaluation(EvaluationPlace):
         "_data",
         "_holdings",
         "_interpretation",
+        "_invariant",
         "_on_end",
         "_overrides",
         "_plan",
@@ -170,6 +171,7 @@ class Evaluation(EvaluationPlace):
         self._around = around  # of an iteration: the evaluation in which its loop stands
         self._root: Evaluation = self if around is None else around._root
         self._body: Ref | None = None if around is None else plan.root
+        self._invariant: frozenset[int] | None = None
         self._shared = _NOTHING_SHARED if around is None else self._root._invariants()
         self._overrides = overrides  # of the target's own arguments
         self._tail: Ref = plan.root
@@ -182,9 +184,12 @@ class Evaluation(EvaluationPlace):
         self._chosen: dict[int, Ref] = {}
 
     def _invariants(self) -> frozenset[int]:
-        registry = self._interpretation.run.engine.resources
-        structure = self._plan.structure
-        return structure.invariants(registry.narrow(structure.resources))
+        """The slots that all iterations in this target share."""
+        if self._invariant is None:
+            registry = self._interpretation.run.engine.resources
+            structure = self._plan.structure
+            self._invariant = structure.invariants(registry.narrow(structure.resources))
+        return self._invariant
 
     @property
     def structure(self) -> Structure:
@@ -282,7 +287,7 @@ class Evaluation(EvaluationPlace):
 
     def _need_all(self, slot: Slot, indices: tuple[int, ...]) -> None:
         missing = 0
-        for index in indices:
+        for index in reversed(indices):  # what is demanded last is followed up first
             missing += self._need(index, slot.index)
         if missing:
             self._waiting[slot.index] = missing
@@ -622,8 +627,7 @@ class Evaluation(EvaluationPlace):
 
     def _report_pruned(self) -> None:
         """Report the nodes of unchosen routes that nobody demanded, in plan order."""
-        run = self._interpretation.run
-        if not (run.bus.listens(TaskSkipped) or run.engine.state_backend is not None):
+        if not self._chosen:
             return
         others: list[Ref] = []
         for router, chosen in self._chosen.items():

@@ -129,7 +129,8 @@ class Processor:
             return
         if call.ticket is None and not self._admit(call):
             return
-        self._start(call)
+        if call.ticket is not None:
+            self._start(call)
         try:
             value = self._call_inline(call)
         except BaseException as error:
@@ -143,6 +144,11 @@ class Processor:
 
     def _call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
+        if not self._bus.hears_tasks:
+            try:
+                return call.slot.task.func(*call.args, **call.kwargs)
+            except StopIteration as error:
+                raise stopped(call.slot.name) from error
         self._started(call)
         watched = self._bus.listens(TaskStalled)
         before = perf_counter() if watched else 0.0
@@ -189,6 +195,8 @@ class Processor:
         """The value, or control, that the call comes to, after all its attempts."""
         if call.slot.cache is not None:
             return await self._process_cached(call)
+        if call.slot.retry is None:
+            return await self._attempt(call)
         return await self._process_attempts(call)
 
     async def _process_attempts(self, call: Call) -> Any:
@@ -234,6 +242,8 @@ class Processor:
     async def _bounded(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         seconds = call.slot.timeout
         if seconds is None:
+            if call.slot.task.is_async and self._executor is None:
+                return await call.slot.task.func(*args, **kwargs)
             return await self._invoke(call, args, kwargs)
         deadline = current_time() + seconds
         with move_on_after(seconds):
@@ -302,6 +312,8 @@ class Processor:
         return pause
 
     def _started(self, call: Call) -> None:
+        if not self._bus.hears_tasks:
+            return
         if self._bus.listens(TaskExecutionStarted):
             self._publish(TaskExecutionStarted, call, call.attempt)
         if self._bus.listens(TaskExecutionFinished):
@@ -309,7 +321,7 @@ class Processor:
 
     def _finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""
-        if self._bus.listens(TaskExecutionFinished):
+        if self._bus.hears_tasks and self._bus.listens(TaskExecutionFinished):
             duration = current_time() - call.started
             self._publish(TaskExecutionFinished, call, status, duration, error)
         if call.ticket is not None and self.is_direct(call):

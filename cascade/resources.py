@@ -8,7 +8,7 @@ turn into a shield with a deadline when the tear-down begins.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import Parameter
@@ -91,7 +91,7 @@ def resource(
 
 
 def _define(func: Any, name: str | None, scope: Scope) -> ResourceDefinition:
-    label = name or getattr(func, "__name__", repr(func))
+    label = name if name is not None else str(getattr(func, "__name__", repr(func)))
     if not (inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)):
         raise TypeError(
             f"the resource {label!r} must be a generator or async generator function: "
@@ -266,7 +266,7 @@ async def _tear_down(
         )
 
 
-def _ends(generator: Generator[Any], failure: BaseException | None) -> bool:
+def _ends(generator: Any, failure: BaseException | None) -> bool:
     try:
         if failure is None:
             next(generator)
@@ -278,7 +278,7 @@ def _ends(generator: Generator[Any], failure: BaseException | None) -> bool:
     return False
 
 
-async def _ends_async(generator: AsyncGenerator[Any], failure: BaseException | None) -> bool:
+async def _ends_async(generator: Any, failure: BaseException | None) -> bool:
     try:
         if failure is None:
             await generator.__anext__()

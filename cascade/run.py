@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -67,7 +67,7 @@ class Run:
         self._hosts: TaskGroup | None = None
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
-        self._waiting_for_group: list[Callable[[], Awaitable[None]]] = []
+        self._waiting_for_group: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
         self._cancelled_class = anyio.get_cancelled_exc_class()
         self._batch = LARGEST_BATCH
@@ -133,12 +133,14 @@ class Run:
             f"in task {call.slot.name!r} ({path}), attempt {call.attempt}, of run {self.id}",
         )
 
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `function` in a task of its own; what it raises fails the run."""
         self._waiting_for_group.append(function)
         self._wake_up()
 
-    def spawn_call(self, call: Call, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+    def spawn_call(
+        self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
+    ) -> None:
         """Go on with `call` in a task of its own."""
         self.spawn(lambda: self._guard_call(call, function, *args))
 
@@ -223,7 +225,7 @@ class Run:
         logger.error("a tear-down failed in run %s", self.id, exc_info=error)
         self._teardown_failures.append(error)
 
-    def _spawn_host(self, function: Callable[[], Awaitable[None]]) -> None:
+    def _spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._hosts is not None, "resources are demanded by tasks of the work group"
         self._hosts.start_soon(function)
 
@@ -264,7 +266,7 @@ class Run:
                     self._wake = Event()
                     await self._wake.wait()
                     self._wake = None
-            self._work.cancel_scope.cancel()  # failed: its siblings; else at most a timer of the gate
+            self._work.cancel_scope.cancel()  # what is left: siblings of a failure, a gate's timer
 
     async def _carry_out_inline(self) -> bool:
         """Carry out inline calls while nothing else is to be started; whether the run is over."""
@@ -328,14 +330,14 @@ class Run:
             self._task_failed(error, call)
 
     async def _guard_call(
-        self, call: Call, function: Callable[..., Awaitable[None]], *args: Any
+        self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
     ) -> None:
         try:
             await function(*args)
         except BaseException as error:
             self._task_failed(error, call)
 
-    async def _guard_task(self, function: Callable[[], Awaitable[None]]) -> None:
+    async def _guard_task(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await function()
         except BaseException as error:

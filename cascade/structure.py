@@ -131,8 +131,11 @@ class Slot:
         self.conditions: tuple[Ref, ...] = ()
         self.default: Ref | None = None
         self.after: tuple[Ref, ...] = ()
-        _DECODE[self.kind](self, entry)
         self.is_node = self.kind is TASK or self.kind is MAP
+        _DECODE[self.kind](self, entry)
+        self._derive()
+
+    def _derive(self) -> None:
         refs = (*self.args, *(ref for _, ref in self.kwargs), *self.members)
         self.argument_slots = tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
         self.amount_slots = tuple(ref for _, kind, ref in self.amounts if kind is None)

@@ -35,19 +35,20 @@ class Task(Generic[P, R]):
     """
 
     # `__call__` as a slot: calling the task calls its generated constructor with no frame between.
-    __slots__ = (
-        "__call__",
-        "__dict__",
-        "__weakref__",
-        "func",
-        "is_async",
-        "mode",
-        "name",
-        "parameters",
-        "pure",
-        "signature",
-        "version",
-    )
+    if not TYPE_CHECKING:
+        __slots__ = (
+            "__call__",
+            "__dict__",
+            "__weakref__",
+            "func",
+            "is_async",
+            "mode",
+            "name",
+            "parameters",
+            "pure",
+            "signature",
+            "version",
+        )
 
     func: Callable[..., Any]
     name: str

@@ -107,7 +107,7 @@ class EvaluationPlace(Place):
 
 
 class MapItems(Place):
-    """The items of one map, ranked by position. Each is a call, or what its trampoline makes of it."""
+    """The items of one map, by position: each is a call, or what its trampoline makes of it."""
 
     __slots__ = ("_evaluation", "_missing", "_results", "_slot", "_strategy")
 
@@ -298,9 +298,9 @@ class Trampoline:
         targets = self._strategy.run.engine.targets
         if tail.target not in targets:
             raise TargetNotFoundError(tail.target, tuple(targets))
-        arguments = (tail.args, dict(tail.kwargs))
-        self._count_call(arguments)
-        self._leave_loop_then(lambda: self._evaluate_target(targets[tail.target], tail))
+        target = targets[tail.target]
+        self._count_call((tail.args, dict(tail.kwargs)))
+        self._leave_loop_then(lambda: self._evaluate_target(target, tail))
 
     def _follow(self, call: Call, expression: Any) -> None:
         """A returned expression: an evaluation of its own, in the owner's place."""
@@ -382,4 +382,5 @@ def _overrides(slot: Slot, data: Any) -> Mapping[str, Any]:
         )
     if isinstance(data, dict):
         return slot.task.override((), data, what)
-    return slot.task.override((data,), {}, what)
+    first = slot.task.parameters.data
+    return {first[0]: data} if first else slot.task.override((data,), {}, what)

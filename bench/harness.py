@@ -1,0 +1,195 @@
+"""Measure a workflow beside the hand-written Python for the same work, in the same run.
+
+A round times ours, then the yardstick, so that a slow moment of the machine hits both; a row is
+the median over the rounds, and its ratio the median of the rounds' ratios. Every value is checked
+against the expected one: a wrong answer is no result. Times include the garbage collector.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal, NamedTuple
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+import cascade as cs
+
+Backend = Literal["asyncio", "trio"]
+Start = Literal["warm", "cold", "own loop"]
+Work = Callable[[], Awaitable[object]]
+
+ROUND_SECONDS = 0.02  # shorter work is repeated within a round
+CASE_SECONDS = 0.6
+MIN_ROUNDS = 5
+CHECKPOINTS = 200  # of a round
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where to measure; `quick` does one round of everything, to see that it works."""
+
+    backend: Backend
+    use_vm: bool = False
+    quick: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`count` units of work: as the expression that `build` gives, and written by hand.
+
+    "warm": built once, its structure known to the engine. "cold": built anew in each round and run
+    by a new engine, all of it timed. "own loop": each round starts an event loop, `cs.run` beside
+    `anyio.run`.
+    """
+
+    law: str
+    unit: str
+    count: int
+    build: Callable[[], Any]
+    by_hand: Work
+    expected: object
+    start: Start = "warm"
+
+
+class Sample(NamedTuple):
+    """The seconds of one round: ours, the yardstick's, and of one loop checkpoint."""
+
+    ours: float
+    by_hand: float
+    checkpoint: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Microseconds per unit, ours and by hand; `checkpoints` is ours in loop checkpoints."""
+
+    law: str
+    backend: Backend
+    strategy: Literal["graph", "vm"]
+    unit: str
+    count: int
+    ours: float
+    by_hand: float
+    ratio: float
+    checkpoints: float
+    rounds: int
+
+
+def measure(cases: Iterable[Case], setting: Setting) -> Iterator[Row]:
+    """One row for each case, as they come; `AssertionError` for a wrong value."""
+    for case in cases:
+        gc.collect()
+        if case.start == "own loop":
+            rounds = sample_from_outside(case, setting)
+        else:
+            rounds = anyio.run(sample_in_one_loop, case, setting, backend=setting.backend)
+        per_unit = 1e6 / case.count
+        yield Row(
+            law=case.law,
+            backend=setting.backend,
+            strategy="vm" if setting.use_vm else "graph",
+            unit=case.unit,
+            count=case.count,
+            ours=median(r.ours for r in rounds) * per_unit,
+            by_hand=median(r.by_hand for r in rounds) * per_unit,
+            ratio=median(r.ours / r.by_hand for r in rounds),
+            checkpoints=median(r.ours / r.checkpoint for r in rounds) / case.count,
+            rounds=len(rounds),
+        )
+
+
+async def sample_in_one_loop(case: Case, setting: Setting) -> list[Sample]:
+    """Rounds within one event loop, by one engine, or by a new one each if the case is cold."""
+    engine, target = cs.Engine(), case.build()
+
+    async def ours() -> None:
+        if case.start == "cold":
+            value = await cs.Engine().run(case.build(), use_vm=setting.use_vm)
+        else:
+            value = await engine.run(target, use_vm=setting.use_vm)
+        check(case, value)
+
+    async def by_hand() -> None:
+        check(case, await case.by_hand())
+
+    repeats = [1 if setting.quick else await repeats_of(work) for work in (ours, by_hand)]
+    rounds: list[Sample] = []
+    deadline = perf_counter() + CASE_SECONDS
+    while wants_more(rounds, deadline, setting):
+        rounds.append(
+            Sample(
+                await timed(ours, repeats[0]),
+                await timed(by_hand, repeats[1]),
+                await timed(checkpoint, CHECKPOINTS),
+            )
+        )
+    return rounds
+
+
+def sample_from_outside(case: Case, setting: Setting) -> list[Sample]:
+    """Rounds that start an event loop for each run."""
+    target = case.build()
+    rounds: list[Sample] = []
+    deadline = perf_counter() + CASE_SECONDS
+    while wants_more(rounds, deadline, setting):
+        started = perf_counter()
+        check(case, cs.run(target, use_vm=setting.use_vm, backend=setting.backend))
+        between = perf_counter()
+        check(case, anyio.run(case.by_hand, backend=setting.backend))
+        ended = perf_counter()
+        one_checkpoint = checkpoint_seconds(setting.backend)
+        rounds.append(Sample(between - started, ended - between, one_checkpoint))
+    return rounds
+
+
+def checkpoint_seconds(backend: Backend) -> float:
+    """What `anyio.lowlevel.checkpoint()` costs on this loop: the unit that travels."""
+    return anyio.run(timed, checkpoint, CHECKPOINTS, backend=backend)
+
+
+def wants_more(rounds: list[Sample], deadline: float, setting: Setting) -> bool:
+    """Whether the case is worth another round."""
+    if setting.quick:
+        return not rounds
+    return len(rounds) < MIN_ROUNDS or perf_counter() < deadline
+
+
+async def repeats_of(work: Work) -> int:
+    """How often to repeat `work` within a round; its first run, which warms it, is not counted."""
+    await work()
+    return max(1, int(ROUND_SECONDS / await timed(work, 1)))
+
+
+async def timed(work: Work, repeats: int) -> float:
+    """The seconds that one run of `work` takes."""
+    started = perf_counter()
+    for _ in range(repeats):
+        await work()
+    return (perf_counter() - started) / repeats
+
+
+def check(case: Case, value: object) -> None:
+    """Raise `AssertionError` for a value that is not the expected one."""
+    if value != case.expected:
+        raise AssertionError(f"{case.law}: the value is {value!r:.80}, not {case.expected!r:.80}")
+
+
+HEADINGS = ("law", "loop", "strategy", "us per", "unit", "by hand", "ratio", "checkpoints")
+
+
+def heading() -> str:
+    """The first line of the table."""
+    return "{:<44} {:<8} {:<8} {:>9} {:<9} {:>9} {:>7} {:>11}".format(*HEADINGS)
+
+
+def line(row: Row) -> str:
+    """One row of the table."""
+    return (
+        f"{row.law:<44} {row.backend:<8} {row.strategy:<8} {row.ours:>9.2f} {row.unit:<9} "
+        f"{row.by_hand:>9.3f} {row.ratio:>7.1f} {row.checkpoints:>11.2f}"
+    )

@@ -1,0 +1,62 @@
+"""What every test asks for: an event loop, a strategy, and virtual time in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, settings
+
+import cascade as cs
+from cascade.testing import virtual_time
+
+# The fixtures below hold nothing, so all examples of one test may share them.
+SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]
+
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=SHARED_FIXTURES
+)
+# Other examples every time: pytest --hypothesis-profile=explore
+settings.register_profile(
+    "explore",
+    max_examples=2000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=SHARED_FIXTURES,
+)
+settings.load_profile("ci")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The event loop of the moment."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[False], ids=["graph"])
+def use_vm(request: pytest.FixtureRequest) -> bool:
+    """The strategy of the moment."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def run(backend: str, use_vm: bool) -> Callable[..., Any]:
+    """`cs.run` on the backend and strategy of the moment, in virtual time."""
+
+    def run(target: Any, **options: Any) -> Any:
+        options.setdefault("backend_options", virtual_time(backend))
+        return cs.run(target, use_vm=use_vm, backend=backend, **options)
+
+    return run
+
+
+@pytest.fixture
+def inside(backend: str) -> Callable[..., Any]:
+    """Runs an async function in a virtual-time loop of the backend, and returns its value."""
+
+    def inside(async_fn: Callable[..., Any], *args: Any) -> Any:
+        return anyio.run(async_fn, *args, backend=backend, backend_options=virtual_time(backend))
+
+    return inside

@@ -1,0 +1,31 @@
+"""The example that drives an HTTP API keeps to its limits on both loops, in real time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "api_client.py"
+
+
+def test_the_limits_are_never_exceeded(backend: str, use_vm: bool) -> None:
+    """Every page arrives, in spite of 503 and 429, and the server saw no more than it allows."""
+    command = [sys.executable, str(EXAMPLE), "--backend", backend, *["--vm"] * use_vm]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "90 pages with 360 words" in done.stdout
+    assert number(r"answered 503 +(\d+)", done.stdout) > 0
+    assert number(r"answered 429 +(\d+)", done.stdout) > 0
+    assert number(r"while closed +(\d+)", done.stdout) == 0
+    assert number(r"in any second +(\d+)", done.stdout) <= 50
+    assert number(r"at once +(\d+)", done.stdout) <= 6
+    assert number(r"of which (\d+) had waited", done.stdout) > 0
+    assert "no limit was ever exceeded" in done.stdout
+
+
+def number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return int(found[1])

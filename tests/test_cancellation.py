@@ -1,0 +1,220 @@
+"""Cancellation at every point: a run leaves nothing behind (section 11)."""
+
+import asyncio
+
+import anyio
+import pytest
+
+import cascade as cs
+
+TICKS = 24
+
+
+@cs.task
+async def nap(x=0, seconds=1):
+    await anyio.sleep(seconds)
+    return x
+
+
+@cs.task
+async def fail_twice(state):
+    await anyio.sleep(1)
+    state.append(1)
+    if len(state) < 3:
+        raise ValueError
+    return "done"
+
+
+@cs.task
+async def step(n):
+    await anyio.lowlevel.checkpoint()
+    return cs.Jump("again", n + 1) if n < 3 else n
+
+
+@cs.task
+async def tail(n):
+    await anyio.lowlevel.checkpoint()
+    return cs.TailCall((n - 1,)) if n else "end"
+
+
+@cs.task
+async def unfold(n):
+    await anyio.lowlevel.checkpoint()
+    return unfold(n - 1) if n else "end"
+
+
+@cs.task
+async def use(db, other):
+    await anyio.sleep(1)
+    return db, other
+
+
+def loop():
+    node = step(0)
+    return cs.bind(node, cs.select_jump({"again": node}))
+
+
+def injected():
+    return use(cs.inject("db"), cs.inject("step_db")), use(1, cs.inject("task_db"))
+
+
+PROGRAMS = {
+    "chain": lambda: nap(nap(nap(1))),
+    "tree": lambda: [nap([nap(1), nap(2)]), nap(3, 2)],
+    "capacity": lambda: [nap(x).with_constraints(gpu=1 + x % 2) for x in range(4)],
+    "limit": lambda: [nap(x) for x in range(3)] + [loop()],
+    "retry": lambda: fail_twice([]).with_retry(3, delay=1).with_constraints(gpu=2),
+    "timeout": lambda: nap(1, 9).with_timeout(1).with_retry(2, on=ValueError),
+    "single flight": lambda: [nap(1).with_cache(cs.InMemoryCache()) for _ in range(3)],
+    "loops": lambda: [loop(), tail(3), unfold(3)],
+    "map": lambda: nap.map(x=[1, 2, nap(3)]).with_constraints(gpu=2),
+    "resources": lambda: list(injected()),
+    "parts": lambda: cs.Router(nap("a"), routes={"a": nap(1).run_if(nap(True)).after(nap())}),
+}
+
+
+def resources(living):
+    """A resource of each scope that counts itself among the living."""
+
+    def provider(scope):
+        async def generator():
+            await anyio.lowlevel.checkpoint()
+            living.append(scope)
+            try:
+                yield scope
+            finally:
+                await anyio.sleep(0.5)
+                living.remove(scope)
+
+        return generator
+
+    names = {"run": "db", "step": "step_db", "task": "task_db"}
+    return [cs.resource(provider(s), name=name, scope=s) for s, name in names.items()]
+
+
+async def cancel_at(engine, target, use_vm, time, ticks):
+    """Run `target`, cancel it `ticks` turns of the loop after `time`; how it ended."""
+    status = "Cancelled"
+
+    async def runs():
+        nonlocal status
+        try:
+            await engine.run(target, use_vm=use_vm)
+            status = "Succeeded"
+        except cs.TaskTimeoutError:
+            status = "Failed"
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs)
+        if time:
+            await anyio.sleep(time)
+        for _ in range(ticks):
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    return status
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_run_cancelled_anywhere_leaves_nothing_behind(inside, use_vm, name):
+    """However far a run got: no task, resource or capacity is left, and it is told as Cancelled."""
+
+    async def program():
+        started, finished, attempts, living = [], [], [], []
+        bus = cs.MessageBus()
+        bus.subscribe(cs.RunStarted, started.append)
+        bus.subscribe(cs.RunFinished, lambda event: finished.append(event.status))
+        bus.subscribe(cs.TaskExecutionStarted, lambda event: attempts.append(1))
+        bus.subscribe(cs.TaskExecutionFinished, lambda event: attempts.append(-1))
+        limits = [cs.GlobalConstraint("two", "task:nap", "concurrency", {"limit": 2})]
+        constraints = limits if name == "limit" else []
+        engine = cs.Engine(bus=bus, system_resources={"gpu": 2}, constraints=constraints)
+        for definition in resources(living):
+            engine.register(definition)
+        everybody = {task.id for task in anyio.get_running_tasks()}
+        outcomes = set()
+        for time in (0, 0.5, 1, 1.5, 2, 3):
+            for ticks in range(TICKS):
+                del started[:], finished[:], attempts[:]
+                status = await cancel_at(engine, PROGRAMS[name](), use_vm, time, ticks)
+                outcomes.add(status)
+                assert finished == [status] * len(started), (time, ticks)
+                assert {task.id for task in anyio.get_running_tasks()} == everybody
+                assert living == []
+                assert sum(attempts) == 0
+                assert engine.constraints.statistics().parked == 0
+                if ticks % 10 == 0:
+                    whole = nap("whole", 0.1).with_constraints(gpu=2)
+                    with anyio.fail_after(1):
+                        assert await engine.run([whole], use_vm=use_vm) == ["whole"]
+        return outcomes
+
+    assert "Cancelled" in inside(program)
+
+
+def test_the_other_runs_of_an_engine_go_on(inside, use_vm):
+    """Cancelling one run cancels no other, and what it held goes to those who wait."""
+
+    async def program():
+        engine = cs.Engine(system_resources={"gpu": 1})
+        values = []
+
+        async def other():
+            values.append(await engine.run(nap("other").with_constraints(gpu=1), use_vm=use_vm))
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(other)
+                await anyio.lowlevel.checkpoint()
+                scope.deadline = anyio.current_time() + 1.5
+                await engine.run([nap(1, 9).with_constraints(gpu=1), nap(2, 9)], use_vm=use_vm)
+            group.start_soon(other)
+        return scope.cancelled_caught, values
+
+    assert inside(program) == (True, ["other", "other"])
+
+
+@pytest.mark.parametrize("asyncio_only", ["wait_for", "cancel"])
+def test_a_run_is_cancelled_by_asyncio_itself(asyncio_only, use_vm):
+    """Native cancellation of asyncio ends a run like any other."""
+    log = []
+
+    @cs.task
+    async def waits():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            log.append("ended")
+
+    async def program():
+        if asyncio_only == "wait_for":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(cs.run_async([waits(), waits()], use_vm=use_vm), 0.05)
+            return
+        task = asyncio.create_task(cs.run_async([waits(), waits()], use_vm=use_vm))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(program())
+    assert log == ["ended", "ended"]
+
+
+def test_a_run_cancelled_before_it_starts_runs_nothing(inside, use_vm):
+    """In a scope already cancelled no task runs."""
+    log = []
+
+    @cs.task
+    async def node():
+        log.append(1)
+        await anyio.lowlevel.checkpoint()
+        log.append(2)
+
+    async def program():
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await cs.run_async([node(), node()], use_vm=use_vm)
+        return scope.cancelled_caught
+
+    assert inside(program)
+    assert 2 not in log

@@ -1,0 +1,446 @@
+"""Injected resources: scopes, set-up and tear-down (section 9)."""
+
+import contextlib
+
+import anyio
+import pytest
+
+import cascade as cs
+
+
+def logged(name, log, scope="run", needs=None, kind="sync"):
+    """A resource that logs its set-ups and tear-downs, and may need another."""
+    if needs is not None:
+
+        def provider(other=cs.inject(needs)):
+            log.append(f"{name} up")
+            try:
+                yield f"{name} on {other}"
+            finally:
+                log.append(f"{name} down")
+
+    elif kind == "sync":
+
+        def provider():
+            log.append(f"{name} up")
+            try:
+                yield name
+            finally:
+                log.append(f"{name} down")
+
+    else:
+
+        async def provider():
+            await anyio.sleep(1)
+            log.append(f"{name} up")
+            try:
+                yield name
+            finally:
+                await anyio.sleep(1)
+                log.append(f"{name} down")
+
+    return cs.resource(provider, name=name, scope=scope)
+
+
+@cs.task
+def echo(*args):
+    return args
+
+
+@cs.task
+def use(db=cs.inject("db")):
+    return db
+
+
+@cs.task
+def use_item(x, db=cs.inject("db")):
+    return (x, db)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [
+        (use(), "db"),
+        (echo(cs.inject("db")), ("db",)),
+        (echo({"a": [cs.inject("db")]}), ({"a": ["db"]},)),
+        ([cs.inject("db")], ["db"]),
+        (use_item.map(x=[1, 2]), [(1, "db"), (2, "db")]),
+    ],
+    ids=["default", "argument", "nested", "target", "map"],
+)
+def test_a_resource_is_injected_and_torn_down(run, kind, target, value):
+    """What the generator yields stands for `cs.inject(name)`, and the generator is finished."""
+    log = []
+    assert run(target, resources=[logged("db", log, kind=kind)]) == value
+    assert log == ["db up", "db down"]
+
+
+def test_the_name_of_a_resource_is_that_of_its_function(run):
+    """`@cs.resource`, bare, takes the function's name."""
+
+    @cs.resource
+    def db():
+        yield "value"
+
+    assert run(use(), resources=[db]) == "value"
+
+
+def test_a_resource_must_be_a_generator_function():
+    """Any other function is a TypeError."""
+
+    def plain():
+        return 1
+
+    async def coroutine():
+        return 1
+
+    for function in (plain, coroutine):
+        with pytest.raises(TypeError):
+            cs.resource(function)
+        with pytest.raises(TypeError):
+            cs.resource(name="x", scope="task")(function)
+
+
+def test_a_resource_never_demanded_is_never_set_up(run):
+    """Neither registration nor an unchosen part of the target sets a resource up."""
+    log = []
+    target = [cs.Router("a", routes={"a": 1, "b": use()}), echo().run_if(False, default=2)]
+    assert run(target, resources=[logged("db", log), logged("other", log)]) == [1, 2]
+    assert log == []
+
+
+def test_an_argument_given_replaces_the_injected_default(run):
+    """A resource that is a default is not set up where the argument is given."""
+    log = []
+    assert run(use("mine"), resources=[logged("db", log)]) == "mine"
+    assert log == []
+
+
+def test_resources_are_torn_down_in_reverse_order(run):
+    """Last set up, first torn down; a provider outlives what it serves."""
+    log = []
+    resources = [
+        logged("c", log, needs="b"),
+        logged("a", log),
+        logged("b", log, needs="a"),
+    ]
+    assert run(echo(cs.inject("c")), resources=resources) == ("c on b on a",)
+    assert log == ["a up", "b up", "c up", "c down", "b down", "a down"]
+
+
+@cs.task
+def step(n, db=cs.inject("db"), again=None):
+    return cs.Jump("again", n + 1) if n < 3 else n
+
+
+def looped(node):
+    return cs.bind(node, cs.select_jump({"again": node}))
+
+
+@pytest.mark.parametrize(("scope", "set_ups"), [("run", 1), ("step", 3), ("task", 6)])
+def test_a_scope_says_how_often_a_resource_is_set_up(run, scope, set_ups):
+    """Once a run, once an innermost evaluation, or once an attempt."""
+    log = []
+    run(looped(step(1, again=use())), resources=[logged("db", log, scope)])
+    assert log.count("db up") == log.count("db down") == set_ups
+
+
+@pytest.mark.parametrize(("scope", "set_ups"), [("run", 1), ("step", 1), ("task", 3)])
+def test_map_items_belong_to_the_evaluation_of_their_map(run, scope, set_ups):
+    """All items share a resource of scope step; each has its own of scope task."""
+    log = []
+    run(use_item.map(x=[1, 2, 3]), resources=[logged("db", log, scope)])
+    assert log.count("db up") == log.count("db down") == set_ups
+
+
+@pytest.mark.parametrize(("scope", "set_ups"), [("run", 1), ("step", 1), ("task", 3)])
+def test_only_a_task_resource_is_set_up_for_each_attempt(run, scope, set_ups):
+    """A retried node has a new resource of scope task, and the same of the others."""
+    log = []
+    failures = []
+
+    @cs.task
+    def flaky(db=cs.inject("db")):
+        log.append("call")
+        if len(failures) < 2:
+            failures.append(1)
+            raise ValueError
+
+    run(flaky().with_retry(3), resources=[logged("db", log, scope)])
+    assert log.count("db up") == log.count("db down") == set_ups
+    if scope == "task":
+        assert log == ["db up", "call", "db down"] * 3
+
+
+def test_a_step_resource_ends_with_its_iteration(run):
+    """A resource of scope step is torn down before the next iteration sets it up."""
+    log = []
+    run(looped(step(1)), resources=[logged("db", log, "step")])
+    assert log == ["db up", "db down"] * 3
+
+
+def test_a_run_resource_serves_every_evaluation_of_the_run(run):
+    """Iterations, items and returned expressions see the resource of the run."""
+    log = []
+
+    @cs.task
+    def gives():
+        return use()
+
+    assert run([use(), looped(step(1)), gives()], resources=[logged("db", log)]) == ["db", 3, "db"]
+    assert log == ["db up", "db down"]
+
+
+def test_a_task_resource_is_set_up_after_the_gate(run):
+    """An attempt that waits for capacity has not set up its resources."""
+    log = []
+
+    @cs.task
+    async def work(x, db=cs.inject("db")):
+        await anyio.sleep(1)
+        log.append("call")
+
+    target = [work(x).with_constraints(gpu=1) for x in (1, 2)]
+    run(target, resources=[logged("db", log, "task")], system_resources={"gpu": 1})
+    second = [i for i, entry in enumerate(log) if entry == "db up"][1]
+    assert "call" in log[:second]
+
+
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+def test_a_failing_set_up_fails_the_run_and_is_not_retried(run, scope):
+    """The exception of a set-up surfaces as itself, whatever the node's retry."""
+    errors = []
+
+    @cs.resource(scope=scope)
+    def db():
+        errors.append(OSError("no connection"))
+        raise errors[-1]
+        yield
+
+    with pytest.raises(OSError, match="no connection") as caught:
+        run(use().with_retry(3), resources=[db])
+    assert len(errors) == 1
+    assert caught.value is errors[0]
+
+
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("suppress", [True, False])
+def test_a_failure_is_thrown_in_at_the_yield(run, scope, kind, suppress):
+    """The generator sees the failure of what it served and cannot suppress it."""
+    seen = []
+    error = ValueError("mine")
+
+    def sync():
+        try:
+            yield "db"
+        except ValueError as failure:
+            seen.append(failure)
+            if not suppress:
+                raise
+
+    async def asynchronous():
+        try:
+            yield "db"
+        except ValueError as failure:
+            seen.append(failure)
+            if not suppress:
+                raise
+
+    @cs.task
+    def fails(db=cs.inject("db")):
+        raise error
+
+    provider = sync if kind == "sync" else asynchronous
+    with pytest.raises(ValueError, match="mine") as caught:
+        run(fails(), resources=[cs.resource(provider, name="db", scope=scope)])
+    assert caught.value is error
+    assert seen == [error]
+
+
+def test_a_task_resource_sees_the_failure_of_its_attempt(run):
+    """The attempt that fails is what a resource of scope task served, though another succeeds."""
+    seen = []
+
+    @cs.resource(scope="task")
+    def db():
+        try:
+            yield "db"
+        except BaseException as failure:
+            seen.append(str(failure))
+            raise
+        else:
+            seen.append("fine")
+
+    failures = []
+
+    @cs.task
+    def flaky(db=cs.inject("db")):
+        if not failures:
+            failures.append(1)
+            raise ValueError("first")
+        return "value"
+
+    assert run(flaky().with_retry(2), resources=[db]) == "value"
+    assert seen == ["first", "fine"]
+
+
+def test_cancellation_is_thrown_in_and_tear_down_is_shielded(inside, use_vm):
+    """A cancelled run lets its resources be torn down, with awaiting, and then is cancelled."""
+    log = []
+
+    @cs.resource
+    async def db():
+        try:
+            yield "db"
+        except BaseException:
+            log.append("thrown in")
+            raise
+        finally:
+            await anyio.sleep(1)
+            log.append("down")
+
+    @cs.task
+    async def waits(db=cs.inject("db")):
+        await anyio.sleep_forever()
+
+    async def program():
+        with anyio.move_on_after(5) as scope:
+            engine = cs.Engine(teardown_timeout=10)
+            engine.register(db)
+            await engine.run(waits(), use_vm=use_vm)
+        return scope.cancelled_caught
+
+    assert inside(program)
+    assert log == ["thrown in", "down"]
+
+
+def test_tear_down_has_a_deadline(inside, use_vm):
+    """A tear-down that hangs ends after `teardown_timeout`, and the others follow."""
+    log = []
+
+    @cs.resource
+    async def hangs(other=cs.inject("other")):
+        yield "db"
+        await anyio.sleep_forever()
+
+    async def program():
+        engine = cs.Engine(teardown_timeout=3)
+        engine.register(hangs)
+        engine.register(logged("other", log))
+        begin = anyio.current_time()
+        with contextlib.suppress(Exception):
+            await engine.run(echo(cs.inject("hangs")), use_vm=use_vm)
+        return anyio.current_time() - begin
+
+    assert inside(program) == pytest.approx(3)
+    assert log == ["other up", "other down"]
+
+
+WIDER = {("step", "run"), ("task", "run"), ("task", "step")}
+
+
+@pytest.mark.parametrize("outer", ["run", "step", "task"])
+@pytest.mark.parametrize("inner", ["run", "step", "task"])
+def test_a_provider_may_inject_its_own_or_a_wider_scope(run, outer, inner):
+    """A provider that needs a resource of a narrower scope is a ValueError before anything runs."""
+    log = []
+    resources = [logged("db", log, outer, needs="other"), logged("other", log, inner)]
+
+    @cs.task
+    def first():
+        log.append("ran")
+
+    target = [first(), use()]
+    if outer == inner or (outer, inner) in WIDER:
+        assert run(target, resources=resources) == [None, "db on other"]
+    else:
+        with pytest.raises(ValueError, match="other"):
+            run(target, resources=resources)
+        assert log == []
+
+
+@pytest.mark.parametrize("where", ["default", "argument", "map", "provider"])
+def test_an_unknown_name_is_found_before_anything_runs(run, where):
+    """A name that nobody registered is a ResourceNotFoundError and nothing has run."""
+    log = []
+
+    @cs.task
+    def first():
+        log.append("ran")
+
+    @cs.task
+    def item(x, db=cs.inject("missing")):
+        return x
+
+    @cs.resource
+    def db(other=cs.inject("missing")):
+        yield other
+
+    targets = {
+        "default": item(1),
+        "argument": echo([cs.inject("missing")]),
+        "map": item.map(x=[1]),
+        "provider": use(),
+    }
+    with pytest.raises(cs.ResourceNotFoundError, match="missing"):
+        run([first(), targets[where]], resources=[db] if where == "provider" else [])
+    assert log == []
+
+
+def test_a_cycle_of_providers_is_a_cycle_error(run):
+    """Providers that need each other cannot be set up."""
+    log = []
+    resources = [logged("db", log, needs="other"), logged("other", log, needs="db")]
+    with pytest.raises(cs.CycleError, match="db"):
+        run(use(), resources=resources)
+    assert log == []
+
+
+def test_an_override_replaces_a_resource_within_its_block(inside, use_vm):
+    """A value or another definition stands for the resource, which is not set up, until the end."""
+    log = []
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(logged("db", log))
+        values = []
+        with engine.override_resource("db", "value"):
+            values.append(await engine.run(use(), use_vm=use_vm))
+        with engine.override_resource("db", logged("instead", log)):
+            values.append(await engine.run(use(), use_vm=use_vm))
+        values.append(await engine.run(use(), use_vm=use_vm))
+        return values
+
+    assert inside(program) == ["value", "instead", "db"]
+    assert log == ["instead up", "instead down", "db up", "db down"]
+
+
+def test_each_run_of_an_engine_has_its_own_resources(inside, use_vm):
+    """Concurrent runs set up and tear down a resource each."""
+    log = []
+
+    @cs.task
+    async def work(db=cs.inject("db")):
+        await anyio.sleep(1)
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(logged("db", log))
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(lambda: engine.run(work(), use_vm=use_vm))
+
+    inside(program)
+    assert sorted(log) == ["db down", "db down", "db up", "db up"]
+
+
+def test_set_up_and_tear_down_are_published(run):
+    """ResourceAcquired and ResourceReleased name the resource."""
+    events = []
+    bus = cs.MessageBus()
+    for kind in (cs.ResourceAcquired, cs.ResourceReleased):
+        bus.subscribe(kind, lambda event: events.append((type(event), event.resource_name)))
+    run(use(), bus=bus, resources=[logged("db", [])])
+    assert events == [(cs.ResourceAcquired, "db"), (cs.ResourceReleased, "db")]
