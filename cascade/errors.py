@@ -202,9 +202,9 @@ class DependencyMissingError(CascadeError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.task_id} has no value: its {self.arg_name} needs {self.dependency_id}, which "
-            f"was skipped ({self.reason}); give that node .run_if(..., default=...) or route "
-            "around it"
+            f"{self.task_id} has no value: its {self.arg_name} depends on {self.dependency_id}, "
+            f"which was skipped ({self.reason}); give that node .run_if(..., default=...) or "
+            "route around it"
         )
 
 

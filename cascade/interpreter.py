@@ -11,7 +11,7 @@ Loops, tail calls, returned expressions and map items are in `trampoline.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyio import current_time
 
@@ -60,7 +60,9 @@ BY_DATA: Final = "UpstreamSkipped_Data"
 BY_ROUTE: Final = "UpstreamSkipped_Route"
 PRUNED: Final = "Pruned"
 
-_DEFAULT: Final = -1  # the step of a node that waits for its default
+# The step of a node is the number of the condition that it waits for, or one of these.
+_DEFAULT: Final = -1
+_PREDECESSORS: Final = -2
 _NO_AMOUNTS: Final[Mapping[str, Any]] = {}
 _NOTHING_SHARED: Final[frozenset[int]] = frozenset()
 
@@ -146,6 +148,7 @@ class Evaluation(EvaluationPlace):
         "_steps",
         "_tail",
         "_trampoline",
+        "_unchosen",
         "_values",
         "_waiting",
     )
@@ -182,6 +185,7 @@ class Evaluation(EvaluationPlace):
         self._waiting: dict[int, int] = {}
         self._steps: dict[int, int] = {}
         self._chosen: dict[int, Ref] = {}
+        self._unchosen: set[Ref] = set()  # what the routes that were not chosen lead to
 
     def _invariants(self) -> frozenset[int]:
         """The slots that all iterations in this target share."""
@@ -295,23 +299,28 @@ class Evaluation(EvaluationPlace):
             self._arrived(slot)
 
     def _demand_node(self, slot: Slot) -> None:
-        if slot.bound is not None and slot.index != self._body:
+        if slot.index == self._body and slot.after:
+            # Predecessors of a route belong to the evaluation around the loop, and come first.
+            self._steps[slot.index] = _PREDECESSORS
+            self._need_all(slot, tuple([~index for index in slot.after]))
+        elif slot.bound is not None and slot.index != self._body:
             self._enter_loop(slot)
-        elif slot.conditions:
+        else:
+            self._demand_conditions(slot)
+
+    def _demand_conditions(self, slot: Slot) -> None:
+        if slot.conditions:
             self._steps[slot.index] = 0
             self._check_conditions(slot)
         else:
             self._demand_inputs(slot)
 
     def _demand_inputs(self, slot: Slot) -> None:
-        if slot.index == self._body or (self._overrides and slot.index == self._plan.root):
-            # Predecessors of a loop's routes belong to the evaluation around the loop.
-            after = (
-                tuple([~index for index in slot.after]) if slot.index == self._body else slot.after
-            )
-            self._need_all(slot, (*after, *open_slots(slot, self._overrides), *slot.amount_slots))
-        else:
-            self._need_all(slot, (*slot.after, *slot.argument_slots, *slot.amount_slots))
+        arguments = slot.argument_slots
+        if self._overrides and slot.index == self._plan.root:
+            arguments = open_slots(slot, self._overrides)
+        after = () if slot.index == self._body else slot.after
+        self._need_all(slot, (*after, *arguments, *slot.amount_slots))
 
     def _demand_router(self, slot: Slot) -> None:
         assert slot.selector is not None
@@ -387,7 +396,10 @@ class Evaluation(EvaluationPlace):
 
     def _node_arrived(self, slot: Slot) -> None:
         if slot.index in self._steps:
-            self._check_conditions(slot)
+            if self._steps[slot.index] == _PREDECESSORS:
+                self._predecessors_arrived(slot)
+            else:
+                self._check_conditions(slot)
             return
         skipped = self._skipped_by_inputs(slot)
         if skipped is not None:
@@ -396,6 +408,23 @@ class Evaluation(EvaluationPlace):
             self._start_map(slot)
         else:
             self._start_task(slot)
+
+    def _predecessors_arrived(self, slot: Slot) -> None:
+        """What had to come before the first iteration is there."""
+        del self._steps[slot.index]
+        skipped = self._skipped_predecessor(slot)
+        if skipped is None:
+            self._demand_conditions(slot)
+        else:
+            self._skip(slot, skipped)
+
+    def _skipped_predecessor(self, slot: Slot) -> Skipped | None:
+        is_body = slot.index == self._body
+        for index in slot.after:
+            value = self._values[~index if is_body else index]
+            if value.__class__ is Skipped:
+                return value.because(BY_SEQUENCE, "predecessor")
+        return None
 
     def _check_conditions(self, slot: Slot) -> None:
         """Demand the conditions one after the other, up to the first that does not hold."""
@@ -446,11 +475,10 @@ class Evaluation(EvaluationPlace):
     def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
         """The first reason in the order of the contract for which the slot is skipped."""
         values = self._values
-        body = slot.index == self._body
-        for index in slot.after:
-            value = values[~index if body else index]
-            if value.__class__ is Skipped:
-                return value.because(BY_SEQUENCE, "predecessor")
+        if slot.after:
+            skipped = self._skipped_predecessor(slot)
+            if skipped is not None:
+                return skipped
         for index in slot.argument_slots:
             value = values.get(index)
             if value.__class__ is Skipped:
@@ -574,6 +602,9 @@ class Evaluation(EvaluationPlace):
         if ref is None:
             raise RouteNotFoundError(key, tuple(slot.routes))
         self._chosen[slot.index] = ref
+        self._unchosen.update(other for own, other in slot.routes.items() if own != key)
+        if slot.default is not None and key in slot.routes:
+            self._unchosen.add(slot.default)
         if slot.index == self._tail:
             self._tail = ref
         if ref < 0:
@@ -588,11 +619,10 @@ class Evaluation(EvaluationPlace):
     def _container_arrived(self, slot: Slot) -> None:
         members = tuple([self._value(ref) for ref in slot.members])
         shape = self._data[~slot.data] if slot.data else None
-        skipped = next((m for m in members if m.__class__ is Skipped), None)
-        if skipped is not None:
-            position = members.index(skipped)
-            reason = self._reason_through(slot.members[position], skipped)
-            self._settle(slot.index, skipped.because(reason, f"member {position}"))
+        position = next((i for i, m in enumerate(members) if m.__class__ is Skipped), None)
+        if position is not None:
+            reason = self._reason_through(slot.members[position], members[position])
+            self._settle(slot.index, members[position].because(reason, f"member {position}"))
         elif self._plan.structure.resources and deferred_names(members):
             self._settle(slot.index, Deferred(slot, members, shape))
         else:
@@ -627,27 +657,25 @@ class Evaluation(EvaluationPlace):
 
     def _report_pruned(self) -> None:
         """Report the nodes of unchosen routes that nobody demanded, in plan order."""
-        if not self._chosen:
+        if not self._unchosen:
             return
-        others: list[Ref] = []
-        for router, chosen in self._chosen.items():
-            slot = self._slots[router]
-            routes = (*slot.routes.values(), slot.default)
-            others += [ref for ref in routes if ref is not None and ref not in (chosen, None)]
-        for index in sorted(self._undemanded(others), key=self._plan.rank.__getitem__):
+        pruned = self._undemanded()
+        if self._shared:  # what iterations share is a matter of the evaluation that holds it
+            self._root._unchosen |= pruned & self._shared
+            pruned -= self._shared
+        for index in sorted(pruned, key=self._plan.rank.__getitem__):
             self._publish_skipped(self._slots[index], PRUNED)
 
-    def _undemanded(self, roots: list[Ref]) -> set[int]:
-        """The nodes of this evaluation that `roots` lead to and nobody demanded."""
+    def _undemanded(self) -> set[int]:
+        """The nodes that unchosen routes lead to and nobody here demanded."""
         seen: set[int] = set()
-        todo = [ref for ref in roots if ref >= 0]
+        todo = [ref for ref in self._unchosen if ref >= 0]
         while todo:
             index = todo.pop()
             if index not in seen:
                 seen.add(index)
                 todo.extend(self._slots[index].parts)
-        unsettled = seen.difference(self._values, self._shared)
-        return {index for index in unsettled if self._slots[index].is_node}
+        return {index for index in seen.difference(self._values) if self._slots[index].is_node}
 
     # Names
 

@@ -619,3 +619,27 @@ def test_jumps_take_constant_stack_and_memory(run, shape):
     assert run(first) == 3_000
     assert depths[0] == depths[1]
     assert alive[1] <= alive[0] + 3
+
+
+def test_predecessors_of_a_loop_have_run_before_its_first_iteration_begins(run):
+    """`after` predecessors run before the first iteration, its conditions and arguments included."""
+    log = []
+
+    @cs.task
+    async def before():
+        await anyio.sleep(5)
+        log.append("before")
+
+    @cs.task
+    def told(name):
+        log.append(name)
+        return True
+
+    @cs.task
+    def step(_):
+        log.append("step")
+        return cs.Jump("again") if log.count("step") < 2 else "done"
+
+    node = step(told("argument")).run_if(told("condition")).after(before())
+    assert run(cs.bind(node, cs.select_jump({"again": node}))) == "done"
+    assert log == ["before", *["condition", "argument", "step"] * 2]
