@@ -94,7 +94,20 @@ class Interpretation(Strategy):
         super().__init__(run)
         self.demanded: list[tuple[Evaluation, int]] = []
         self.settled: list[tuple[Evaluation, int]] = []
+        self.recorded = 0  # what evaluations still going on have in the state backend
         self._is_propagating = False
+
+    def clear_record_then(self, then: Callable[[], None]) -> None:
+        """Between two evaluations, when nothing recorded belongs to one that goes on."""
+
+        async def clear() -> None:
+            backend = self.run.engine.state_backend
+            assert backend is not None
+            await backend.clear()
+            then()
+            self.propagate()
+
+        self.run.spawn(clear)
 
     def evaluation(
         self,
@@ -114,7 +127,7 @@ class Interpretation(Strategy):
         self._is_propagating = True
         demanded, settled = self.demanded, self.settled
         try:
-            while True:
+            while not self.run.is_over:
                 if settled:
                     evaluation, index = settled.pop()
                     evaluation.spread(index)
@@ -123,6 +136,8 @@ class Interpretation(Strategy):
                     evaluation.demand(index)
                 else:
                     return
+        except Exception as error:
+            self.run.fail(error, f"in run {self.run.id}")
         finally:
             self._is_propagating = False
 
@@ -142,6 +157,7 @@ class Evaluation(EvaluationPlace):
         "_overrides",
         "_plan",
         "_readers",
+        "_recorded",
         "_root",
         "_shared",
         "_slots",
@@ -185,6 +201,7 @@ class Evaluation(EvaluationPlace):
         self._waiting: dict[int, int] = {}
         self._steps: dict[int, int] = {}
         self._chosen: dict[int, Ref] = {}
+        self._recorded = 0  # results and skips in the state backend
         self._unchosen: set[Ref] = set()  # what the routes that were not chosen lead to
 
     def _invariants(self) -> frozenset[int]:
@@ -265,7 +282,8 @@ class Evaluation(EvaluationPlace):
         elif index in self._shared and index != self._plan.root:
             self._alias(index, self._root, index)
         else:
-            _DEMAND[self._slots[index].kind](self, self._slots[index])
+            slot = self._slots[index]
+            self._guarded(_DEMAND[slot.kind], slot)
 
     def _alias(self, index: int, home: Evaluation, there: int) -> None:
         """The value of a slot that belongs to an evaluation around this one."""
@@ -339,21 +357,22 @@ class Evaluation(EvaluationPlace):
         if definition.scope == "task":
             self._settle(slot.index, Deferred(slot))
             return
-        ready = self.holdings.ready(slot.name)
+        holdings = run.holdings if definition.scope == "run" else self.holdings
+        ready = holdings.ready(slot.name)
         if ready is not None:
             self._settle(slot.index, ready.value)
         else:
-            run.spawn(lambda: self._obtain(slot))
+            run.spawn(lambda: self._obtain(slot, holdings))
 
-    async def _obtain(self, slot: Slot) -> None:
+    async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
         registry = self._interpretation.run.engine.resources
-        value = await self.holdings.obtain(registry.set_up_order(slot.name, "the target"))
+        value = await holdings.obtain(registry.set_up_order(slot.name, "the target"))
         self._settle(slot.index, value)
         self._interpretation.propagate()
 
     @property
     def holdings(self) -> Holdings:
-        """Where the resources of this evaluation are held."""
+        """Where the step resources of this evaluation are held, made when there is one."""
         if self._holdings is None:
             self._holdings = self._interpretation.run.step_holdings()
         return self._holdings
@@ -382,8 +401,12 @@ class Evaluation(EvaluationPlace):
 
     def _arrived(self, slot: Slot) -> None:
         """All that the slot waited for is settled."""
+        self._guarded(_ARRIVED[slot.kind], slot)
+
+    def _guarded(self, step: Callable[[Evaluation, Slot], None], slot: Slot) -> None:
+        """Take a step of the slot; what it raises is the slot's failure, and ends the run."""
         try:
-            _ARRIVED[slot.kind](self, slot)
+            step(self, slot)
         except Exception as error:
             path = " -> ".join(self.path(slot.index))
             run = self._interpretation.run
@@ -547,7 +570,12 @@ class Evaluation(EvaluationPlace):
 
     def leave(self, then: Callable[[], None]) -> None:
         """End without a value: what the target goes on with is the trampoline's."""
-        self._on_end = lambda _: then()
+        strategy = self._interpretation
+        strategy.recorded -= self._recorded
+        if self._recorded and not strategy.recorded:
+            self._on_end = lambda _: strategy.clear_record_then(then)
+        else:
+            self._on_end = lambda _: then()
         self._end(None)
 
     def _enter_loop(self, slot: Slot) -> None:
@@ -575,7 +603,7 @@ class Evaluation(EvaluationPlace):
         if backend is None:
             self._settle(slot.index, value)
         else:
-            self._recorded(backend.put_result, slot, value, value)
+            self._record(backend.put_result, slot, value, value)
 
     # Routers
 
@@ -639,9 +667,12 @@ class Evaluation(EvaluationPlace):
         if backend is None:
             self._settle(slot.index, skipped)
         else:
-            self._recorded(backend.mark_skipped, slot, skipped.reason, skipped)
+            self._record(backend.mark_skipped, slot, skipped.reason, skipped)
 
-    def _recorded(self, write: Any, slot: Slot, record: Any, value: Any) -> None:
+    def _record(self, write: Any, slot: Slot, record: Any, value: Any) -> None:
+        self._recorded += 1
+        self._interpretation.recorded += 1
+
         async def recorded() -> None:
             await write(self.task_id(slot.index), record)
             self._settle(slot.index, value)

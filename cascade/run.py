@@ -189,7 +189,6 @@ class Run:
         self, call: Call, stack: AsyncExitStack
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """The arguments of an attempt, its task resources set up in `stack`."""
-        holdings = call.place.holdings
         values: dict[str, Any] = {}
         for name in call.resources:
             needed_by = f"task {call.slot.name!r}"
@@ -198,6 +197,9 @@ class Run:
                     continue
                 if definition.scope != "task":
                     order = self.engine.resources.set_up_order(definition.name, needed_by)
+                    holdings = (
+                        self.holdings if definition.scope == "run" else call.place.holdings
+                    )
                     values[definition.name] = await holdings.obtain(order)
                     continue
                 arguments = {p: values[n] for p, n in definition.dependencies.items()}

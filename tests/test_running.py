@@ -386,3 +386,36 @@ def test_statistics_of_an_engine_are_frozen(inside, use_vm):
     assert (statistics.plan_misses, statistics.plan_hits, statistics.plans) == (1, 2, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         statistics.plans = 5
+
+
+def test_a_state_backend_is_cleared_between_evaluations(inside):
+    """Iterations clear the record, unless it holds what an evaluation around them still needs."""
+
+    class Counted(cs.InMemoryStateBackend):
+        clears = 0
+
+        async def clear(self):
+            self.clears += 1
+            await super().clear()
+
+    def loop():
+        @cs.task
+        def step(n):
+            return cs.Jump("again", n + 1) if n < 3 else n
+
+        node = step(cs.task(lambda: 0, name="zero")())
+        return cs.bind(node, cs.select_jump({"again": node}))
+
+    async def main():
+        backend = Counted()
+        engine = cs.Engine(state_backend=backend)
+        assert await engine.run(loop()) == 3
+        assert await backend.get_result("step#1") == 3
+        alone = backend.clears
+        before = cs.task(lambda: "kept", name="before")()
+        assert await engine.run([before, loop().after(before)]) == ["kept", 3]
+        assert await backend.get_result("before#0") == "kept"
+        return alone, backend.clears - alone
+
+    alone, beside = inside(main)
+    assert (alone, beside) == (2, 1)
