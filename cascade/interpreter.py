@@ -11,7 +11,7 @@ Loops, tail calls, returned expressions and map items are in `trampoline.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from anyio import current_time
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -67,9 +67,10 @@ class Run:
         self._hosts: TaskGroup | None = None
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
-        self._waiting_for_group: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
         self._cancelled_class = anyio.get_cancelled_exc_class()
+        self._slice_end = perf_counter() + SLICE
         self._batch = LARGEST_BATCH
         self._starts_in_order = self._cancelled_class is asyncio.CancelledError
         self._interruption: BaseException | None = None
@@ -130,12 +131,13 @@ class Run:
         path = " -> ".join(call.place.path(call.index))
         self.fail(
             error,
-            f"in task {call.slot.name!r} ({path}), attempt {call.attempt}, of run {self.id}",
+            f"in task {call.slot.name!r} ({call.task_id}), attempt {call.attempt}, "
+            f"of run {self.id}; its path to the target: {path}",
         )
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `function` in a task of its own; what it raises fails the run."""
-        self._waiting_for_group.append(function)
+        self._spawned.append(function)
         self._wake_up()
 
     def spawn_call(
@@ -171,7 +173,9 @@ class Run:
         self._open_holdings.pop(holdings, None)
 
     @asynccontextmanager
-    async def open_resource(self, definition: ResourceDefinition, arguments: dict[str, Any]) -> Any:
+    async def open_resource(
+        self, definition: ResourceDefinition, arguments: dict[str, Any]
+    ) -> AsyncIterator[Any]:
         """A resource set up for the body, its events told, its failing tear-down recorded."""
         deadline = self.engine.teardown_timeout
         acquired = False
@@ -197,9 +201,7 @@ class Run:
                     continue
                 if definition.scope != "task":
                     order = self.engine.resources.set_up_order(definition.name, needed_by)
-                    holdings = (
-                        self.holdings if definition.scope == "run" else call.place.holdings
-                    )
+                    holdings = self.holdings if definition.scope == "run" else call.place.holdings
                     values[definition.name] = await holdings.obtain(order)
                     continue
                 arguments = {p: values[n] for p, n in definition.dependencies.items()}
@@ -274,12 +276,11 @@ class Run:
         """Carry out inline calls while nothing else is to be started; whether the run is over."""
         queue = self._inline
         run_inline = self.processor.run_inline
-        slice_end = perf_counter() + SLICE
-        while queue and not self._starting and not self._waiting_for_group and not self.is_over:
+        while queue and not self._starting and not self._spawned and not self.is_over:
             self._guard(run_inline, queue.pop())
-            if perf_counter() >= slice_end:
+            if perf_counter() >= self._slice_end:
                 await checkpoint()
-                slice_end = perf_counter() + SLICE
+                self._slice_end = perf_counter() + SLICE
         return self.is_over
 
     def _guard(self, function: Callable[..., None], *args: Any) -> None:
@@ -290,7 +291,7 @@ class Run:
 
     def _start_spawned(self) -> None:
         assert self._work is not None
-        spawned, self._waiting_for_group = self._waiting_for_group, []
+        spawned, self._spawned = self._spawned, []
         for function in spawned:
             self._work.start_soon(self._guard_task, function)
 

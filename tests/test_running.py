@@ -231,6 +231,21 @@ def test_concurrent_runs_of_an_engine_share_its_capacity(inside, use_vm):
     assert ends == pytest.approx([1, 2])
 
 
+def test_a_task_may_run_targets_on_its_own_engine(inside, use_vm):
+    """A run within a run is one more concurrent run."""
+
+    async def program():
+        engine = cs.Engine(system_resources={"gpu": 1})
+
+        @cs.task
+        async def inner(x):
+            return await engine.run(nap(x).with_constraints(gpu=1), use_vm=use_vm)
+
+        return await engine.run([inner(1), inner(2)], use_vm=use_vm)
+
+    assert inside(program) == [1, 2]
+
+
 def test_an_engine_works_in_one_loop_after_another(inside, use_vm):
     """What a run in an earlier event loop did leaves an engine fit for the next."""
     engine = cs.Engine(system_resources={"gpu": 1})

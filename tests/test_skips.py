@@ -493,7 +493,7 @@ def test_an_unknown_key_lists_the_keys(run, key):
 
 
 def test_a_node_that_iterations_share_is_pruned_once(run, skipped):
-    """An invariant that only unchosen routes of a loop lead to is reported once, at the very end."""
+    """An invariant that only unchosen routes of a loop lead to is reported once."""
     bus, seen = skipped
     executions = []
 
