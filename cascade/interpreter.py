@@ -115,7 +115,7 @@ class Interpretation(Strategy):
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Evaluation | None = None,
-        overrides: Mapping[str, Any] = NO_OVERRIDES,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> Evaluation:
         """A new evaluation; an iteration if it has one `around`."""
         return Evaluation(self, plan, data, trampoline, around, overrides)
@@ -176,7 +176,7 @@ class Evaluation(EvaluationPlace):
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Evaluation | None = None,
-        overrides: Mapping[str, Any] = NO_OVERRIDES,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> None:
         if trampoline is None:
             super().__init__(None, 0, 0)
@@ -706,7 +706,8 @@ class Evaluation(EvaluationPlace):
             if index not in seen:
                 seen.add(index)
                 todo.extend(self._slots[index].parts)
-        return {index for index in seen.difference(self._values) if self._slots[index].is_node}
+        undemanded = seen.difference(self._values, self._readers)
+        return {index for index in undemanded if self._slots[index].is_node}
 
     # Names
 

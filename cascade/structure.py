@@ -65,6 +65,7 @@ class NodePolicies:
     default: Ref | None
     after: tuple[Ref, ...]
     selector: int | None
+    is_method: bool
 
 
 class _Identity:
@@ -97,6 +98,7 @@ class Slot:
         "data",
         "default",
         "index",
+        "is_method",
         "is_node",
         "iterables",
         "kind",
@@ -124,6 +126,7 @@ class Slot:
         self.routes: dict[Any, Ref] = {}
         self.selector: Ref | None = None
         self.bound: int | None = None
+        self.is_method = False
         self.retry: RetryPolicy | None = None
         self.timeout: float | None = None
         self.cache: Any = None
@@ -166,6 +169,7 @@ class Slot:
             self.default = policies.default
             self.after = policies.after
             self.bound = policies.selector
+            self.is_method = policies.is_method
 
     def _decode_map(self, entry: tuple[Any, ...]) -> None:
         kind, task, iterables, inputs, policies = entry
@@ -467,7 +471,15 @@ class _Walk:
         cache = None if policies.cache is None else _Identity(policies.cache)
         selector = None if policies.selector is None else self._selector(policies.selector)
         return NodePolicies(
-            policies.retry, policies.timeout, cache, amounts, conditions, default, after, selector
+            policies.retry,
+            policies.timeout,
+            cache,
+            amounts,
+            conditions,
+            default,
+            after,
+            selector,
+            policies.is_method,
         )
 
     def _selector(self, selector: JumpSelector) -> int:
@@ -513,9 +525,10 @@ class _Walk:
                 policies.cache,
                 tuple((n, k, self._ref_key(v) if k is None else v) for n, k, v in policies.amounts),
                 tuple(self._ref_key(ref) for ref in policies.conditions),
-                policies.default is not None and self._ref_key(policies.default),
+                None if policies.default is None else self._ref_key(policies.default),
                 policies.after,
                 policies.selector,
+                policies.is_method,
             ),
         )
 

@@ -18,7 +18,7 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket"),
+    ("errors", "events", "retry", "bucket", "cancellation"),
     ("expressions", "constraints"),
     ("task", "flow", "inputs", "resources", "admission"),
     ("structure", "gate"),
