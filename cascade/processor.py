@@ -347,7 +347,8 @@ class Processor:
         if not self._run.gated(call):
             return True
         make_ready = self._run.make_ready
-        return not self._ask(call, lambda: make_ready(call)).parked
+        # Not whether it is parked still: who hears that it is may have freed it already.
+        return self._ask(call, lambda: make_ready(call)).reason is None
 
     async def _acquire(self, call: Call) -> None:
         """Wait until the call may start."""
