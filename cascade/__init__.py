@@ -4,6 +4,7 @@ Plain functions with `@task` build a tree of lazy results when called; `run(tree
 """
 
 from cascade.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
+from cascade.compiler import BlueprintBuilder, disassemble
 from cascade.constraints import ConstraintManager, ConstraintStatistics, GlobalConstraint
 from cascade.engine import Engine, EngineStatistics, run, run_async
 from cascade.errors import (
@@ -56,8 +57,11 @@ from cascade.retry import RetryPolicy
 from cascade.solver import ExecutionPlan, NativeSolver, Solver
 from cascade.state import InMemoryStateBackend, StateBackend
 from cascade.task import Task, task
+from cascade.vm import Blueprint, VirtualMachine, VMExecutionStrategy
 
 __all__ = [
+    "Blueprint",
+    "BlueprintBuilder",
     "BuiltGraph",
     "CacheKeyError",
     "CachePolicy",
@@ -116,9 +120,12 @@ __all__ = [
     "TaskSkipped",
     "TaskStalled",
     "TaskTimeoutError",
+    "VMExecutionStrategy",
     "VerifyError",
+    "VirtualMachine",
     "bind",
     "build_graph",
+    "disassemble",
     "inject",
     "parameters",
     "pipeline",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import anyio
 from anyio.lowlevel import current_token
 
+from cascade.compiler import BlueprintBuilder
 from cascade.constraints import ConstraintManager, GlobalConstraint
 from cascade.events import MessageBus
 from cascade.expressions import Expression
@@ -21,11 +22,14 @@ from cascade.plan import PlanCache
 from cascade.resources import ResourceDefinition, ResourceRegistry
 from cascade.run import Run
 from cascade.solver import NativeSolver
+from cascade.vm import VirtualMachine, VMExecutionStrategy
 
 if TYPE_CHECKING:
     from cascade.executor import Executor
     from cascade.solver import Solver
     from cascade.state import StateBackend
+    from cascade.structure import Ref, Structure
+    from cascade.vm import Routine
 
 T = TypeVar("T")
 TailCalls = Literal["follow", "forbid"]
@@ -33,12 +37,19 @@ TailCalls = Literal["follow", "forbid"]
 
 @dataclass(frozen=True, slots=True)
 class EngineStatistics:
-    """How often structures were known (`plan_hits`), new, and dropped; how many are kept."""
+    """How often structures were known (`plan_hits`), new, and dropped; how many are kept.
+
+    `compiled` counts the structures compiled for the virtual machine, `fused_entries` and
+    `fused_exits` how often it entered and left its fused tier.
+    """
 
     plan_hits: int
     plan_misses: int
     plan_evictions: int
     plans: int
+    compiled: int
+    fused_entries: int
+    fused_exits: int
 
 
 class Engine:
@@ -78,6 +89,8 @@ class Engine:
             self.constraints.update(constraint)
         self._targets: dict[str, Expression[Any]] = {}
         self._recording = False
+        self._builder = BlueprintBuilder()
+        self._compiled = 0
 
     @overload
     async def run(
@@ -115,14 +128,12 @@ class Engine:
                 "a state_backend records what the graph strategy does; "
                 "run with use_vm=False, or use an engine without one"
             )
-        if use_vm:
-            raise NotImplementedError(
-                "use_vm=True: the virtual machine is not there yet; run with the graph strategy"
-            )
         if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
             raise ValueError(f"max_steps={max_steps!r} must be a whole number above 0, or None")
         run = Run(self, params, max_steps)
         given = MappingProxyType(dict(params or {}))
+        if use_vm:
+            return await VMExecutionStrategy().execute(run, target, given)
         if self.state_backend is None:
             return await GraphExecutionStrategy().execute(run, target, given)
         return await self._run_recorded(run, target, given, self.state_backend)
@@ -167,7 +178,21 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """How the structure cache did since the engine was made."""
         plans = self.plans
-        return EngineStatistics(plans.hits, plans.misses, plans.evictions, len(plans))
+        return EngineStatistics(
+            plans.hits, plans.misses, plans.evictions, len(plans), self._compiled, 0, 0
+        )
+
+    def compile(
+        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
+    ) -> Routine:
+        """Code for the virtual machine, which asks for it when an evaluation is its first."""
+        if not structure.is_compiled:
+            structure.is_compiled = True
+            self._compiled += 1
+        return self._builder.routine(structure, root, is_body, given)
+
+
+VirtualMachine.make_engine = Engine
 
 
 async def run_async(

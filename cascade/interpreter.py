@@ -13,16 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from anyio import current_time
-
-from cascade.errors import (
-    DependencyMissingError,
-    RouteNotFoundError,
+from cascade.evaluation import (
+    BY_CONDITION,
+    BY_DATA,
+    BY_ROUTE,
+    CONDITION_FALSE,
+    PlannedEvaluation,
 )
-from cascade.events import TaskSkipped
-from cascade.expressions import check_amount
 from cascade.plan import Plan
-from cascade.processor import CONTROL, Call
 from cascade.structure import (
     DICT,
     LIST,
@@ -36,35 +34,20 @@ from cascade.structure import (
     Slot,
     Structure,
 )
-from cascade.task import check_iterable, check_lengths
-from cascade.trampoline import NO_OVERRIDES, EvaluationPlace, MapItems, Strategy, Trampoline
+from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import (
     Deferred,
     Skipped,
-    argument_name,
-    build,
-    deferred_names,
     open_slots,
     overridden,
 )
 
 if TYPE_CHECKING:
-    from cascade.graph import Node
-    from cascade.holdings import Holdings
     from cascade.run import Run
-
-CONDITION_FALSE: Final = "ConditionFalse"
-BY_CONDITION: Final = "UpstreamSkipped_Condition"
-BY_SEQUENCE: Final = "UpstreamSkipped_Sequence"
-BY_DATA: Final = "UpstreamSkipped_Data"
-BY_ROUTE: Final = "UpstreamSkipped_Route"
-PRUNED: Final = "Pruned"
 
 # The step of a node is the number of the condition that it waits for, or one of these.
 _DEFAULT: Final = -1
 _PREDECESSORS: Final = -2
-_NO_AMOUNTS: Final[Mapping[str, Any]] = {}
-_NOTHING_SHARED: Final[frozenset[int]] = frozenset()
 
 
 class GraphExecutionStrategy:
@@ -72,19 +55,7 @@ class GraphExecutionStrategy:
 
     async def execute(self, run: Run, target: Any, params: Mapping[str, Any]) -> Any:
         """The value of `target`, computed within `run`; errors in it come before anything runs."""
-        interpretation = Interpretation(run)
-        structure, data = interpretation.load(target)
-        run.inputs.refuse_unknown()
-        root = Evaluation(interpretation, run.engine.plans.plan(structure, structure.root), data)
-        name = (
-            structure.slots[structure.root].name if structure.root >= 0 else type(target).__name__
-        )
-
-        def begin() -> None:
-            root.begin(lambda value: run.finish(root.outcome(value)))
-            interpretation.propagate()
-
-        return await run.execute(name, params, begin)
+        return await Interpretation(run).execute(target, params)
 
 
 class Interpretation(Strategy):
@@ -97,27 +68,17 @@ class Interpretation(Strategy):
         self.recorded = 0  # what evaluations still going on have in the state backend
         self._is_propagating = False
 
-    def clear_record_then(self, then: Callable[[], None]) -> None:
-        """Between two evaluations, when nothing recorded belongs to one that goes on."""
-
-        async def clear() -> None:
-            backend = self.run.engine.state_backend
-            assert backend is not None
-            await backend.clear()
-            then()
-            self.propagate()
-
-        self.run.spawn(clear)
-
     def evaluation(
         self,
-        plan: Plan,
+        structure: Structure,
+        root: Ref,
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
-        around: Evaluation | None = None,
+        around: Any = None,
         overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> Evaluation:
         """A new evaluation; an iteration if it has one `around`."""
+        plan = self.run.engine.plans.plan(structure, root)
         return Evaluation(self, plan, data, trampoline, around, overrides)
 
     def propagate(self) -> None:
@@ -141,33 +102,23 @@ class Interpretation(Strategy):
         finally:
             self._is_propagating = False
 
+    def clear_record_then(self, then: Callable[[], None]) -> None:
+        """Between two evaluations, when nothing recorded belongs to one that goes on."""
 
-class Evaluation(EvaluationPlace):
-    """One target computed once: a run's, a returned expression's, or one iteration of a loop."""
+        async def clear() -> None:
+            backend = self.run.engine.state_backend
+            assert backend is not None
+            await backend.clear()
+            then()
+            self.propagate()
 
-    __slots__ = (
-        "_around",
-        "_body",
-        "_chosen",
-        "_data",
-        "_holdings",
-        "_interpretation",
-        "_invariant",
-        "_on_end",
-        "_overrides",
-        "_plan",
-        "_readers",
-        "_recorded",
-        "_root",
-        "_shared",
-        "_slots",
-        "_steps",
-        "_tail",
-        "_trampoline",
-        "_unchosen",
-        "_values",
-        "_waiting",
-    )
+        self.run.spawn(clear)
+
+
+class Evaluation(PlannedEvaluation):
+    """An evaluation that keeps its values, and who waits for them, in dictionaries by slot."""
+
+    __slots__ = ("_interpretation", "_readers", "_recorded", "_steps", "_values", "_waiting")
 
     def __init__(
         self,
@@ -178,60 +129,24 @@ class Evaluation(EvaluationPlace):
         around: Evaluation | None = None,
         overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> None:
-        if trampoline is None:
-            super().__init__(None, 0, 0)
-        else:
-            super().__init__(trampoline.place, trampoline.index, trampoline.rank)
+        super().__init__(interpretation, plan, data, trampoline, around, overrides)
         self._interpretation = interpretation
-        self._plan = plan
-        self._slots = plan.structure.slots
-        self._data = data
-        self._trampoline = trampoline  # which goes on if the target ends with control
-        self._around = around  # of an iteration: the evaluation in which its loop stands
-        self._root: Evaluation = self if around is None else around._root
-        self._body: Ref | None = None if around is None else plan.root
-        self._invariant: frozenset[int] | None = None
-        self._shared = _NOTHING_SHARED if around is None else self._root._invariants()
-        self._overrides = overrides  # of the target's own arguments
-        self._tail: Ref = plan.root
-        self._on_end: Callable[[Any], None] = _not_begun
-        self._holdings: Holdings | None = None
+        self._recorded = 0  # results and skips in the state backend
         self._values: dict[int, Any] = {}
         self._readers: dict[int, list[int | tuple[Evaluation, int]]] = {}
         self._waiting: dict[int, int] = {}
         self._steps: dict[int, int] = {}
-        self._chosen: dict[int, Ref] = {}
-        self._recorded = 0  # results and skips in the state backend
-        self._unchosen: set[Ref] = set()  # what the routes that were not chosen lead to
 
-    def _invariants(self) -> frozenset[int]:
-        """The slots that all iterations in this target share."""
-        if self._invariant is None:
-            registry = self._interpretation.run.engine.resources
-            structure = self._plan.structure
-            self._invariant = structure.invariants(registry.narrow(structure.resources))
-        return self._invariant
+    # Beginning and leaving
 
-    @property
-    def structure(self) -> Structure:
-        """The structure of which this evaluation computes a part."""
-        return self._plan.structure
-
-    @property
-    def data(self) -> tuple[Any, ...]:
-        """The literals of the target, and of all its routes."""
-        return self._data
-
-    @property
-    def is_root(self) -> bool:
-        """Whether it is no iteration: the evaluation of a whole target."""
-        return self._around is None
-
-    def is_body(self, index: int) -> bool:
-        """Whether the node at `index` is what this iteration of a loop executes."""
-        return index == self._body
-
-    # Beginning and ending
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value; the record is cleared if nothing around needs it."""
+        strategy = self._interpretation
+        strategy.recorded -= self._recorded
+        if self._recorded and not strategy.recorded:
+            super().leave(lambda: strategy.clear_record_then(then))
+        else:
+            super().leave(then)
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
@@ -240,37 +155,6 @@ class Evaluation(EvaluationPlace):
             on_end(self._data[~self._plan.root])
         else:
             self._interpretation.demanded.append((self, self._plan.root))
-
-    def _end(self, value: Any) -> None:
-        """The target is settled: report what was pruned, tear down, and pass the value on."""
-        self._report_pruned()
-        on_end = self._on_end
-        if self._holdings:
-            self._interpretation.run.spawn(lambda: self._close_then(on_end, value))
-        else:
-            on_end(value)
-
-    async def _close_then(self, on_end: Callable[[Any], None], value: Any) -> None:
-        assert self._holdings is not None
-        await self._interpretation.run.close_holdings(self._holdings)
-        on_end(value)
-        self._interpretation.propagate()
-
-    def outcome(self, value: Any) -> Any:
-        """What a run, or a returned expression, makes of its target's value or being skipped."""
-        if isinstance(value, Deferred):
-            raise value.refused("the target")
-        if not isinstance(value, Skipped):
-            return value
-        if value.reason == BY_SEQUENCE:
-            return None
-        raise DependencyMissingError(
-            self._name_of_target(), value.argument, value.origin, value.origin_reason
-        )
-
-    def _name_of_target(self) -> str:
-        slot = self._slots[self._plan.root]
-        return self.task_id(slot.index) if slot.is_node else f"the target ({slot.name})"
 
     # Demand
 
@@ -348,35 +232,6 @@ class Evaluation(EvaluationPlace):
     def _demand_container(self, slot: Slot) -> None:
         self._need_all(slot, slot.argument_slots)
 
-    def _demand_input(self, slot: Slot) -> None:
-        self._settle(slot.index, self._interpretation.run.inputs.value(self._data[~slot.data]))
-
-    def _demand_resource(self, slot: Slot) -> None:
-        run = self._interpretation.run
-        definition = run.engine.resources.find(slot.name, "the target")
-        if definition.scope == "task":
-            self._settle(slot.index, Deferred(slot))
-            return
-        holdings = run.holdings if definition.scope == "run" else self.holdings
-        ready = holdings.ready(slot.name)
-        if ready is not None:
-            self._settle(slot.index, ready.value)
-        else:
-            run.spawn(lambda: self._obtain(slot, holdings))
-
-    async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
-        registry = self._interpretation.run.engine.resources
-        value = await holdings.obtain(registry.set_up_order(slot.name, "the target"))
-        self._settle(slot.index, value)
-        self._interpretation.propagate()
-
-    @property
-    def holdings(self) -> Holdings:
-        """Where the step resources of this evaluation are held, made when there is one."""
-        if self._holdings is None:
-            self._holdings = self._interpretation.run.step_holdings()
-        return self._holdings
-
     # Values
 
     def _settle(self, index: int, value: Any) -> None:
@@ -408,12 +263,16 @@ class Evaluation(EvaluationPlace):
         try:
             step(self, slot)
         except Exception as error:
-            path = " -> ".join(self.path(slot.index))
-            run = self._interpretation.run
-            run.fail(error, f"in {slot.kind} {slot.name!r} ({path}), of run {run.id}")
+            self._failed_at(slot, error)
 
     def _value(self, ref: Ref) -> Any:
         return self._data[~ref] if ref < 0 else self._values[ref]
+
+    def _peek(self, index: int) -> Any:
+        return self._values.get(index)
+
+    def _was_demanded(self, index: int) -> bool:
+        return index in self._values or index in self._readers
 
     # Nodes: conditions, then inputs, then the call
 
@@ -440,14 +299,6 @@ class Evaluation(EvaluationPlace):
             self._demand_conditions(slot)
         else:
             self._skip(slot, skipped)
-
-    def _skipped_predecessor(self, slot: Slot) -> Skipped | None:
-        is_body = slot.index == self._body
-        for index in slot.after:
-            value = self._values[~index if is_body else index]
-            if value.__class__ is Skipped:
-                return value.because(BY_SEQUENCE, "predecessor")
-        return None
 
     def _check_conditions(self, slot: Slot) -> None:
         """Demand the conditions one after the other, up to the first that does not hold."""
@@ -477,11 +328,8 @@ class Evaluation(EvaluationPlace):
 
     def _condition_false(self, slot: Slot) -> None:
         if slot.default is None:
-            self._publish_skipped(slot, CONDITION_FALSE)
-            own_id = self.task_id(slot.index)
             del self._steps[slot.index]
-            skipped = Skipped(CONDITION_FALSE, own_id, CONDITION_FALSE, "condition")
-            self._record_skip(slot, skipped)
+            self._skip_condition_false(slot)
         else:
             self._steps[slot.index] = _DEFAULT
             self._need_all(slot, (slot.default,) if slot.default >= 0 else ())
@@ -495,27 +343,6 @@ class Evaluation(EvaluationPlace):
             self._publish_skipped(slot, CONDITION_FALSE)
             self._conclude(slot, value)
 
-    def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
-        """The first reason in the order of the contract for which the slot is skipped."""
-        values = self._values
-        if slot.after:
-            skipped = self._skipped_predecessor(slot)
-            if skipped is not None:
-                return skipped
-        for index in slot.argument_slots:
-            value = values.get(index)
-            if value.__class__ is Skipped:
-                return value.because(self._reason_through(index, value), argument_name(slot, index))
-        for index in slot.amount_slots:
-            value = values[index]
-            if value.__class__ is Skipped:
-                return value.because(BY_DATA, "amount")
-        return None
-
-    def _reason_through(self, index: int, skipped: Skipped) -> str:
-        """Containers and Routers are no nodes: what they lack is the reason of who needs them."""
-        return BY_DATA if self._slots[index].is_node else skipped.reason
-
     def _start_task(self, slot: Slot) -> None:
         values, data = self._values, self._data
         if slot.index == self._plan.root and self._overrides:
@@ -523,79 +350,7 @@ class Evaluation(EvaluationPlace):
         else:
             args = tuple([data[~ref] if ref < 0 else values[ref] for ref in slot.args])
             kwargs = {name: self._value(ref) for name, ref in slot.kwargs} if slot.kwargs else {}
-        amounts = self._amounts(slot) if slot.amounts else _NO_AMOUNTS
-        rank = self._plan.rank[slot.index]
-        call = Call(self, slot.index, rank, slot, args, kwargs, amounts)
-        if self._plan.structure.resources:
-            call.resources = deferred_names((*args, *kwargs.values()))
-        self._interpretation.run.make_ready(call)
-
-    def _amounts(self, slot: Slot) -> dict[str, Any]:
-        amounts = {
-            name: self._values[value] if kind is None else value
-            for name, kind, value in slot.amounts
-        }
-        for name, amount in amounts.items():
-            check_amount(slot.name, name, amount)
-        return amounts
-
-    def _start_map(self, slot: Slot) -> None:
-        given = {name: self._value(ref) for name, ref in slot.kwargs}
-        for name in slot.iterables:
-            if isinstance(given[name], Deferred):
-                raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
-            check_iterable(slot.name, name, given[name])
-        items = {name: list(given.pop(name)) for name in slot.iterables}
-        check_lengths(slot.name, {name: len(values) for name, values in items.items()})
-        amounts = self._amounts(slot) if slot.amounts else _NO_AMOUNTS
-        rank = self._plan.rank[slot.index]
-        MapItems(self._interpretation, self, slot, rank).start(items, given, amounts)
-
-    def completed(self, call: Call, value: Any) -> None:
-        """The call of a node of this evaluation came to `value`, or to control."""
-        if isinstance(value, CONTROL):
-            self._control(call, value)
-        else:
-            self._conclude(call.slot, value)
-        self._interpretation.propagate()
-
-    def _control(self, call: Call, control: Any) -> None:
-        trampoline = self._trampoline
-        if trampoline is not None and call.index == self._tail:
-            self.leave(lambda: trampoline.go_on(call, control, self))
-        else:
-            Trampoline(self._interpretation, self, call.index, call.rank, self).go_on(
-                call, control, self
-            )
-
-    def leave(self, then: Callable[[], None]) -> None:
-        """End without a value: what the target goes on with is the trampoline's."""
-        strategy = self._interpretation
-        strategy.recorded -= self._recorded
-        if self._recorded and not strategy.recorded:
-            self._on_end = lambda _: strategy.clear_record_then(then)
-        else:
-            self._on_end = lambda _: then()
-        self._end(None)
-
-    def _enter_loop(self, slot: Slot) -> None:
-        trampoline = self._trampoline
-        overrides = self._overrides if slot.index == self._plan.root else NO_OVERRIDES
-        if trampoline is None or slot.index != self._tail:
-            rank = self._plan.rank[slot.index]
-            Trampoline(self._interpretation, self, slot.index, rank, self).enter(slot, overrides)
-        elif self._body is None:
-            trampoline.enter(slot, overrides, self)
-        else:  # a Router among the routes chose this loop
-            self.leave(lambda: trampoline.switch(slot))
-
-    def settle_from(self, index: int, value: Any) -> None:
-        """A trampoline brought the node at `index` to its value, or found it skipped."""
-        slot = self._slots[index]
-        if isinstance(value, Skipped):
-            self._record_skip(slot, value)
-        else:
-            self._conclude(slot, value)
+        self._execute(slot, args, kwargs)
 
     def _conclude(self, slot: Slot, value: Any) -> None:
         """The node has its value: recorded first, if somebody records."""
@@ -612,6 +367,7 @@ class Evaluation(EvaluationPlace):
             self._choose_route(slot)
         else:
             del self._steps[slot.index]
+            assert self._chosen is not None
             value = self._values[self._chosen[slot.index]]
             if isinstance(value, Skipped):
                 value = value.because(BY_ROUTE, "route")
@@ -624,17 +380,7 @@ class Evaluation(EvaluationPlace):
             del self._steps[slot.index]
             self._settle(slot.index, key.because(BY_DATA, "selector"))
             return
-        if isinstance(key, Deferred):
-            raise key.refused("the selector of a Router")
-        ref = slot.routes.get(key, slot.default)
-        if ref is None:
-            raise RouteNotFoundError(key, tuple(slot.routes))
-        self._chosen[slot.index] = ref
-        self._unchosen.update(other for own, other in slot.routes.items() if own != key)
-        if slot.default is not None and key in slot.routes:
-            self._unchosen.add(slot.default)
-        if slot.index == self._tail:
-            self._tail = ref
+        ref = self._choose(slot, key)
         if ref < 0:
             del self._steps[slot.index]
             self._settle(slot.index, self._data[~ref])
@@ -646,21 +392,9 @@ class Evaluation(EvaluationPlace):
 
     def _container_arrived(self, slot: Slot) -> None:
         members = tuple([self._value(ref) for ref in slot.members])
-        shape = self._data[~slot.data] if slot.data else None
-        position = next((i for i, m in enumerate(members) if m.__class__ is Skipped), None)
-        if position is not None:
-            reason = self._reason_through(slot.members[position], members[position])
-            self._settle(slot.index, members[position].because(reason, f"member {position}"))
-        elif self._plan.structure.resources and deferred_names(members):
-            self._settle(slot.index, Deferred(slot, members, shape))
-        else:
-            self._settle(slot.index, build(slot, shape, members))
+        self._settle(slot.index, self._contained(slot, members))
 
     # Skipping
-
-    def _skip(self, slot: Slot, skipped: Skipped) -> None:
-        self._publish_skipped(slot, skipped.reason)
-        self._record_skip(slot, skipped)
 
     def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
         backend = self._interpretation.run.engine.state_backend
@@ -679,75 +413,6 @@ class Evaluation(EvaluationPlace):
             self._interpretation.propagate()
 
         self._interpretation.run.spawn(recorded)
-
-    def _publish_skipped(self, slot: Slot, reason: str) -> None:
-        run = self._interpretation.run
-        if run.bus.listens(TaskSkipped):
-            event = TaskSkipped(run.id, current_time(), self.task_id(slot.index), slot.name, reason)
-            run.bus.publish(event)
-
-    def _report_pruned(self) -> None:
-        """Report the nodes of unchosen routes that nobody demanded, in plan order."""
-        if not self._unchosen:
-            return
-        pruned = self._undemanded()
-        if self._shared:  # what iterations share is a matter of the evaluation that holds it
-            self._root._unchosen |= pruned & self._shared
-            pruned -= self._shared
-        for index in sorted(pruned, key=self._plan.rank.__getitem__):
-            self._publish_skipped(self._slots[index], PRUNED)
-
-    def _undemanded(self) -> set[int]:
-        """The nodes that unchosen routes lead to and nobody here demanded."""
-        seen: set[int] = set()
-        todo = [ref for ref in self._unchosen if ref >= 0]
-        while todo:
-            index = todo.pop()
-            if index not in seen:
-                seen.add(index)
-                todo.extend(self._slots[index].parts)
-        undemanded = seen.difference(self._values, self._readers)
-        return {index for index in undemanded if self._slots[index].is_node}
-
-    # Names
-
-    def local_id(self, index: int) -> str:
-        """The id of the node at `index` within this evaluation."""
-        return self._plan.nodes[index].id
-
-    def node(self, index: int) -> Node:
-        """The public node at `index`."""
-        return self._plan.nodes[index]
-
-    def injected(self, index: int) -> frozenset[str]:
-        """The parameters of the node at `index` that are injected resources."""
-        slot = self._slots[index]
-        names = slot.task.parameters.positional
-        refs = [*zip(names, slot.args, strict=False), *slot.kwargs]
-        return frozenset(n for n, ref in refs if ref >= 0 and self._slots[ref].kind is RESOURCE)
-
-    def local_path(self, index: int) -> list[str]:
-        """The ids from the slot at `index` to the target of this evaluation."""
-        came_from = {self._plan.root: -1}
-        todo = [self._plan.root]
-        for current in todo:  # grows: breadth first, from the target
-            if current == index:
-                break
-            for part in self._slots[current].parts:
-                if part not in came_from:
-                    came_from[part] = current
-                    todo.append(part)
-        path: list[str] = []
-        current = index
-        while current in came_from and current >= 0:
-            if self._slots[current].is_node:
-                path.append(self.local_id(current))
-            current = came_from[current]
-        return path or [self._slots[index].name]
-
-
-def _not_begun(value: Any) -> None:
-    raise AssertionError("an evaluation ended before it began")
 
 
 _DEMAND = {

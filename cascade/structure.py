@@ -15,7 +15,7 @@ key when it is seen for the first time, and cached; from then on only the data i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from struct import pack
@@ -144,6 +144,16 @@ class Slot:
         self.amount_slots = tuple(ref for _, kind, ref in self.amounts if kind is None)
         self.parts = self._parts()
 
+    def refs(self) -> Iterator[Ref]:
+        """All that it refers to, literals included."""
+        yield from self.args
+        yield from (ref for _, ref in self.kwargs)
+        yield from self.members
+        yield from self.routes.values()
+        yield from self.conditions
+        yield from (ref for ref in (self.selector, self.default) if ref is not None)
+        yield self.data
+
     def _parts(self) -> tuple[int, ...]:
         """The slots whose values this one may need, in plan order."""
         refs = (
@@ -220,6 +230,8 @@ class Structure:
         "_invariants",
         "_orders",
         "inputs",
+        "is_compiled",
+        "key",
         "plans",
         "resources",
         "root",
@@ -228,6 +240,7 @@ class Structure:
     )
 
     def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
         self.root: Ref
         self.root, main, entries, selectors = key
         self.slots = tuple([Slot(index, entry) for index, entry in enumerate(entries)])
@@ -236,9 +249,13 @@ class Structure:
         )
         self.inputs = tuple(slot.data for slot in self.slots if slot.kind is PARAM)
         self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
-        self.plans: dict[int, Any] = {}  # by root: what a strategy made of the evaluation from it
+        self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
+        self.is_compiled = False
         self._orders = {self.root: Order(range(main), range(main, len(self.slots)))}
         self._invariants: dict[frozenset[str], frozenset[int]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Structure, (self.key,)
 
     def order_from(self, root: Ref) -> Order:
         """Plan order of an evaluation whose target is the slot `root`."""

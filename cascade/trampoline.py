@@ -18,7 +18,7 @@ from cascade.errors import (
     TargetNotFoundError,
 )
 from cascade.expressions import Jump, TailCall
-from cascade.plan import Plan, inputs_of
+from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
 from cascade.ready import Place
 from cascade.structure import TASK, Ref, Slot, Structure
@@ -41,17 +41,42 @@ class Strategy:
 
     def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
         """The structure and data of a target whose inputs and resources are all there."""
-        engine = self.run.engine
-        structure, data = engine.plans.load(target)
+        structure, data = self.run.engine.plans.load(target)
+        self.check(structure, data)
+        return structure, data
+
+    def check(self, structure: Structure, data: tuple[Any, ...]) -> None:
+        """Raise unless all inputs and resources of a target are there."""
         if structure.inputs:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
-            engine.resources.set_up_order(name, "the target")
-        return structure, data
+            self.run.engine.resources.set_up_order(name, "the target")
+
+    async def execute(self, target: Any, params: Mapping[str, Any]) -> Any:
+        """Load `target` and compute it; errors in it come before anything runs."""
+        structure, data = self.load(target)
+        return await self.execute_loaded(structure, data, params, type(target).__name__)
+
+    async def execute_loaded(
+        self, structure: Structure, data: tuple[Any, ...], params: Mapping[str, Any], name: str
+    ) -> Any:
+        """Compute the target of `structure`; `name` is for a target that is a literal."""
+        run = self.run
+        run.inputs.refuse_unknown()
+        root = self.evaluation(structure, structure.root, data)
+        if structure.root >= 0:
+            name = structure.slots[structure.root].name
+
+        def begin() -> None:
+            root.begin(lambda value: run.finish(root.outcome(value)))
+            self.propagate()
+
+        return await run.execute(name, params, begin)
 
     def evaluation(
         self,
-        plan: Plan,
+        structure: Structure,
+        root: Ref,
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Any = None,
@@ -332,8 +357,9 @@ class Trampoline:
                     f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none"
                 )
             overrides = _overrides(root, tail.args, tail.kwargs, "the TailCall")
-        plan = self._strategy.run.engine.plans.plan(structure, structure.root)
-        evaluation = self._strategy.evaluation(plan, data, self, None, overrides)
+        evaluation = self._strategy.evaluation(
+            structure, structure.root, data, self, None, overrides
+        )
         self._returned = evaluation
         evaluation.begin(self._finish)
 
@@ -345,8 +371,9 @@ class Trampoline:
     def _evaluate(self, root: int, overrides: Mapping[Any, Any]) -> None:
         home = self._home
         assert home is not None
-        plan = self._strategy.run.engine.plans.plan(home.structure, root)
-        evaluation = self._strategy.evaluation(plan, home.data, self, home, overrides)
+        evaluation = self._strategy.evaluation(
+            home.structure, root, home.data, self, home, overrides
+        )
         evaluation.begin(self._finish)
 
     def _count_call(self, data: Any) -> None:

@@ -35,7 +35,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[False], ids=["graph"])
+@pytest.fixture(params=[False, True], ids=["graph", "vm"])
 def use_vm(request: pytest.FixtureRequest) -> bool:
     """The strategy of the moment."""
     return bool(request.param)

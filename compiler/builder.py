@@ -1,0 +1,61 @@
+"""`BlueprintBuilder`, from expressions to Blueprints, and `disassemble`, which shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
+from cascade.structure import Ref, Structure, read
+from cascade.vm.blueprint import Blueprint, Routine
+from cascade.vm.disassemble import listing
+
+
+class BlueprintBuilder:
+    """Compiles targets: structures to code, in time and memory linear in the number of nodes."""
+
+    def build(self, target: Any) -> tuple[Blueprint, tuple[Any, ...]]:
+        """The Blueprint of `target` and its data.
+
+        It holds the routines that can be known without running it: of the target, and of every
+        route of its loops. Raises `CycleError` for expressions that depend on each other.
+
+        >>> import cascade as cs
+        >>> @cs.task
+        ... def add(x, y):
+        ...     return x + y
+        >>> blueprint, data = BlueprintBuilder().build(add(add(1, 2), 3))
+        >>> blueprint, data
+        (<Blueprint of 1 routines, 3 instructions>, (1, 2, 3))
+        """
+        reading = read(target)
+        structure = Structure(reading.key)
+        routines = [self.routine(structure, structure.root, False)]
+        if structure.root >= 0:
+            routes = routes_of(structure, structure.root)
+            routines += [self.routine(structure, root, True) for root in routes]
+        return Blueprint(structure, tuple(routines)), reading.data
+
+    def routine(
+        self,
+        structure: Structure,
+        root: Ref,
+        is_body: bool,
+        given: frozenset[str] = NOTHING_GIVEN,
+    ) -> Routine:
+        """The code of one kind of evaluation of a part of `structure`."""
+        return RoutineCompiler(structure, root, is_body, given).compile()
+
+
+def disassemble(target: Any) -> str:
+    """The listing of the Blueprint of `target`: the same text for the same program.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def add(x, y):
+    ...     return x + y
+    >>> print(disassemble(add(add(1, 2), 3)))
+    add: 1 register
+       0  @0  call    r0, t0, (k0, k1), (), (), ()  ; add#0(1, 2)
+    """
+    blueprint, data = BlueprintBuilder().build(target)
+    return listing(blueprint, data)

@@ -1,0 +1,390 @@
+"""From the slots of a structure to the instructions of one routine.
+
+1. **Regions**, from consumers to what they need: what is demanded in one region stands in it; what
+   several regions demand, or an iteration from outside, gets a region that each of them opens.
+   What region 0 demands stands in region 0, whoever else demands it.
+2. **Rows** in plan order. A branch stands right after its condition, above all that it guards.
+3. **Registers**: a value takes the register of an argument that nobody else reads.
+
+Each pass looks at every slot once; nothing recurses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cascade.structure import (
+    DICT,
+    LIST,
+    MAP,
+    PARAM,
+    RESOURCE,
+    ROUTER,
+    TUPLE,
+    Ref,
+    Slot,
+    Structure,
+)
+from cascade.task import VARARGS
+from cascade.vm import isa
+from cascade.vm.blueprint import Routine
+
+NOTHING_GIVEN: Final[frozenset[str]] = frozenset()
+_CONTAINERS: Final = {LIST: isa.List, TUPLE: isa.Tuple, DICT: isa.Dict}
+_MODES: Final = {"inline": isa.Call, "thread": isa.Thread, "process": isa.Process}
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a slot stands: its region, and the regions that it opens itself."""
+
+    slot: Slot
+    region: int  # where it is demanded
+    own: int  # where its code stands: elsewhere if it turns out not to be shared
+    then: list[int] = field(default_factory=list)  # after each of its conditions
+    otherwise: int = isa.NOWHERE  # for its default
+    routes: dict[Ref, int] = field(default_factory=dict)
+
+
+class RoutineCompiler:
+    """Compiles the evaluation of one root of a structure."""
+
+    def __init__(
+        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
+    ) -> None:
+        self._structure = structure
+        self._slots = structure.slots
+        self._root = root
+        self._is_body = is_body
+        self._given = given
+        order = structure.order_from(root)
+        self._order = (*order.needed, *order.routed)
+        self._rank = {index: rank for rank, index in enumerate(self._order)}
+        self._candidates = structure.invariants(frozenset())
+        self._lasting = structure.invariants(structure.resources)
+        self._exports = self._exported(len(order.needed))
+        self._places: dict[int, _Place] = {}
+        self._openers: dict[int, dict[int, None]] = {}
+        self._opens: list[tuple[int, int]] = []  # (in which region, which region)
+        self._consumers: dict[int, int] = {}  # how often a value is read
+        self._regions = 1
+        self._rows: list[tuple[int, int, isa.Instruction]] = []
+        self._registers: dict[int, int] = {}
+        self._count = 0
+
+    def compile(self) -> Routine:
+        """The routine."""
+        if self._root < 0:
+            return self._routine((isa.Return(0, self._root),), 1, ())
+        self._find_regions()
+        self._allocate()
+        for index in self._order:
+            if index in self._places:
+                self._emit(self._places[index])
+        self._emit_opens()
+        self._rows.sort(key=lambda row: row[:2])
+        code = [row[2] for row in self._rows]
+        code.append(isa.Return(0, self._registers[self._root]))
+        exports = tuple(sorted(index for index in self._exports if index in self._places))
+        return self._routine(*_renumbered(code), exports)
+
+    def _routine(
+        self, code: tuple[isa.Instruction, ...], regions: int, exports: tuple[int, ...]
+    ) -> Routine:
+        return Routine(self._root, self._is_body, self._given, self._count, regions, exports, code)
+
+    # Regions
+
+    def _exported(self, needed: int) -> frozenset[int]:
+        """What the iterations of loops in this evaluation demand of it."""
+        exports: set[int] = set()
+        for rank, index in enumerate(self._order):
+            slot = self._slots[index]
+            may_iterate = rank >= needed or slot.bound is not None
+            if may_iterate and not self._is_root_body(slot):
+                exports.update(slot.after)
+            if not self._is_body and index in self._candidates:
+                exports.add(index)
+        return frozenset(exports)
+
+    def _find_regions(self) -> None:
+        self._openers[self._root] = {0: None}
+        for index in reversed(self._order):
+            openers = self._openers.get(index, {})
+            is_exported = index in self._exports
+            if not openers and not is_exported:
+                continue  # inputs of loops, and arguments that are given
+            if 0 in openers:
+                region = 0
+            elif len(openers) == 1 and not is_exported:
+                (region,) = openers
+            else:
+                region = self._new_region()
+                self._opens += [(opener, region) for opener in openers]
+            self._places[index] = self._place(self._slots[index], region)
+
+    def _new_region(self) -> int:
+        self._regions += 1
+        return self._regions - 1
+
+    def _demand(self, ref: Ref, region: int) -> None:
+        if ref >= 0:
+            self._openers.setdefault(ref, {})[region] = None
+            self._consumers[ref] = self._consumers.get(ref, 0) + 1
+
+    def _place(self, slot: Slot, region: int) -> _Place:
+        place = _Place(slot, region, region)
+        if self._is_shared(slot):
+            if slot.index in self._lasting:
+                place.own = isa.NOWHERE
+                return place
+            place.own = region = self._new_region()
+        if slot.kind is ROUTER:
+            self._place_router(slot, place)
+        elif not slot.is_node:
+            for ref in slot.members:
+                self._demand(ref, region)
+        elif not self._is_loop(slot):
+            self._place_node(slot, place, region)
+        return place
+
+    def _place_node(self, slot: Slot, place: _Place, region: int) -> None:
+        for condition in slot.conditions:
+            self._demand(condition, region)
+            region = self._new_region()
+            place.then.append(region)
+        if slot.conditions and slot.default is not None:
+            place.otherwise = self._new_region()
+            self._demand(slot.default, place.otherwise)
+        if not self._is_root_body(slot):
+            for index in slot.after:
+                self._demand(index, region)
+        for index in self._open_arguments(slot):
+            self._demand(index, region)
+        for index in slot.amount_slots:
+            self._demand(index, region)
+
+    def _place_router(self, slot: Slot, place: _Place) -> None:
+        assert slot.selector is not None
+        self._demand(slot.selector, place.region)
+        for ref in (*slot.routes.values(), slot.default):
+            if ref is not None and ref not in place.routes:
+                place.routes[ref] = self._new_region()
+                self._demand(ref, place.routes[ref])
+
+    def _is_shared(self, slot: Slot) -> bool:
+        return self._is_body and slot.index in self._candidates and slot.index != self._root
+
+    def _is_root_body(self, slot: Slot) -> bool:
+        return self._is_body and slot.index == self._root
+
+    def _is_loop(self, slot: Slot) -> bool:
+        return slot.bound is not None and not self._is_root_body(slot)
+
+    def _open_arguments(self, slot: Slot) -> list[int]:
+        refs = [*self._args(slot), *(ref for _, ref in self._kwargs(slot))]
+        return list(dict.fromkeys(ref for ref in refs if ref is not None and ref >= 0))
+
+    def _args(self, slot: Slot) -> tuple[Ref | None, ...]:
+        if slot.index != self._root or not self._given:
+            return slot.args
+        names = slot.task.parameters.positional
+        return tuple(
+            [
+                None
+                if (names[position] if position < len(names) else VARARGS) in self._given
+                else ref
+                for position, ref in enumerate(slot.args)
+            ]
+        )
+
+    def _kwargs(self, slot: Slot) -> tuple[tuple[str, Ref | None], ...]:
+        if slot.index != self._root or not self._given:
+            return slot.kwargs
+        return tuple([(name, None if name in self._given else ref) for name, ref in slot.kwargs])
+
+    # Registers
+
+    def _allocate(self) -> None:
+        for index in self._order:
+            place = self._places.get(index)
+            if place is None:
+                continue
+            if self._is_root_body(place.slot):
+                for outer in dict.fromkeys(place.slot.after):
+                    self._registers[~outer] = self._new_register()
+            taken = None if self._is_shared(place.slot) else self._taken_over(place.slot)
+            self._registers[index] = self._new_register() if taken is None else taken
+
+    def _new_register(self) -> int:
+        self._count += 1
+        return self._count - 1
+
+    def _taken_over(self, slot: Slot) -> int | None:
+        """The register of an argument that only this slot reads."""
+        if self._is_loop(slot) or slot.kind is ROUTER:
+            return None
+        for index in (*self._open_arguments(slot), *slot.members):
+            if (
+                index >= 0
+                and self._consumers[index] == 1
+                and index not in self._exports
+                and index != self._root
+                and not self._is_shared(self._slots[index])
+            ):
+                return self._registers[index]
+        return None
+
+    # Rows
+
+    def _row(self, rank: int, order: int, instruction: isa.Instruction) -> None:
+        self._rows.append((rank, order, instruction))
+
+    def _ref(self, ref: Ref | None) -> Ref | None:
+        return ref if ref is None or ref < 0 else self._registers[ref]
+
+    def _operand(self, ref: Ref) -> Ref:
+        return ref if ref < 0 else self._registers[ref]
+
+    def _refs(self, refs: tuple[Ref | None, ...]) -> tuple[Ref | None, ...]:
+        return tuple([self._ref(ref) for ref in refs])
+
+    def _emit(self, place: _Place) -> None:
+        slot, region = place.slot, place.region
+        dst, rank = self._registers[slot.index], self._rank[slot.index]
+        if self._is_shared(slot):
+            first = self._first_rank(place.own, rank)
+            self._row(first, -1, isa.Shared(region, dst, slot.index, place.own))
+            if place.own == isa.NOWHERE:
+                return
+            region = place.own
+        if slot.is_node and not self._is_loop(slot):
+            self._emit_node(place, region, dst, rank)
+        elif slot.kind is ROUTER:
+            self._emit_router(place, dst)
+        elif slot.is_node:
+            self._row(rank, 0, isa.Loop(region, dst, slot.index))
+        elif slot.kind is PARAM:
+            self._row(rank, 0, isa.Param(region, dst, slot.index, ~slot.data))
+        elif slot.kind is RESOURCE:
+            self._row(rank, 0, isa.Inject(region, dst, slot.index))
+        else:
+            members = self._refs(slot.members)
+            self._row(rank, 0, _CONTAINERS[slot.kind](region, dst, slot.index, members))
+
+    def _emit_node(self, place: _Place, region: int, dst: int, rank: int) -> None:
+        slot = place.slot
+        above = self._first_rank(place.then[0], rank) if place.then else rank
+        order = -1
+        for condition, then in zip(slot.conditions, place.then, strict=True):
+            if condition >= 0:
+                above, order = max(self._rank[condition], above if order > 0 else 0), 1
+            branch = isa.Branch(
+                region, dst, slot.index, self._operand(condition), then, place.otherwise
+            )
+            self._row(above, order, branch)
+            region = then
+        if slot.conditions and slot.default is not None:
+            if slot.default >= 0:
+                above, order = max(self._rank[slot.default], above), 1
+            default = isa.Default(place.otherwise, dst, slot.index, self._operand(slot.default))
+            self._row(above, order, default)
+        if self._is_root_body(slot):
+            for index in dict.fromkeys(slot.after):
+                self._row(rank, -1, isa.Outer(region, self._registers[~index], index))
+        self._row(rank, 0, self._invocation(slot, region, dst))
+
+    def _invocation(self, slot: Slot, region: int, dst: int) -> isa.Instruction:
+        is_body = self._is_root_body(slot)
+        after = tuple([self._registers[~index if is_body else index] for index in slot.after])
+        amounts = tuple(
+            [(name, self._registers[ref]) for name, kind, ref in slot.amounts if kind is None]
+        )
+        kwargs = tuple([(name, self._ref(ref)) for name, ref in self._kwargs(slot)])
+        if slot.kind is MAP:
+            return isa.Map(region, dst, slot.index, kwargs, after, amounts)
+        kind = isa.Await if slot.task.is_async else _MODES[slot.task.mode]
+        args = self._refs(self._args(slot))
+        return kind(region, dst, slot.index, args, kwargs, after, amounts)
+
+    def _emit_router(self, place: _Place, dst: int) -> None:
+        slot = place.slot
+        assert slot.selector is not None
+        if slot.selector >= 0:
+            above, order = self._rank[slot.selector], 1
+        else:
+            ranks = [self._first_rank(r, self._rank[slot.index]) for r in place.routes.values()]
+            above, order = min(ranks), -1
+        selector = self._operand(slot.selector)
+        routes = tuple(place.routes.items())
+        self._row(above, order, isa.Choose(place.region, dst, slot.index, selector, routes))
+        for ref, region in place.routes.items():
+            take = isa.Take(region, dst, slot.index, self._operand(ref))
+            if ref >= 0:
+                self._row(max(self._rank[ref], above), 2, take)
+            else:
+                self._row(above, max(order, 1), take)
+
+    def _first_rank(self, region: int, at_most: int) -> int:
+        """Where the first slot of a region stands, but not below `at_most`."""
+        if not hasattr(self, "_firsts"):
+            self._firsts: dict[int, int] = {}
+            for index in self._order:
+                place = self._places.get(index)
+                if place is not None:
+                    self._firsts.setdefault(place.region, self._rank[index])
+        return min(self._firsts.get(region, at_most), at_most)
+
+    def _emit_opens(self) -> None:
+        """An `open` stands right below what opens the region that it is in."""
+        opened: dict[int, tuple[int, int]] = {}
+        for rank, order, row in self._rows:
+            for region in row.opens():
+                opened[region] = min(opened.get(region, (rank, order)), (rank, order))
+        for inside, region in self._opens:  # from consumers to what they need
+            at = opened.get(inside, (self._first_rank(inside, len(self._order)), -1))
+            opened[region] = min(opened.get(region, at), at)
+            self._row(*at, isa.Open(inside, region))
+
+
+def _renumbered(code: list[isa.Instruction]) -> tuple[tuple[isa.Instruction, ...], int]:
+    """The code with its regions numbered as they come up in it, and how many there are."""
+    numbers = {0: 0, isa.NOWHERE: isa.NOWHERE}
+
+    def number(region: int) -> int:
+        return numbers.setdefault(region, len(numbers) - 1)
+
+    renumbered = tuple([_with_regions(instruction, number) for instruction in code])
+    return renumbered, len(numbers) - 1
+
+
+def _with_regions(instruction: isa.Instruction, number: Callable[[int], int]) -> isa.Instruction:
+    changes: dict[str, Any] = {"at": number(instruction.at)}
+    for operand in instruction.operands:
+        value = getattr(instruction, operand.name)
+        if operand.kind == "Region":
+            changes[operand.name] = number(value)
+        elif operand.kind == "tuple[tuple[Ref, Region], ...]":
+            changes[operand.name] = tuple([(ref, number(region)) for ref, region in value])
+    if all(getattr(instruction, name) == value for name, value in changes.items()):
+        return instruction
+    same = {operand.name: getattr(instruction, operand.name) for operand in instruction.operands}
+    return type(instruction)(**{**same, **changes})
+
+
+def routes_of(structure: Structure, root: Ref) -> Iterator[int]:
+    """The roots of the iterations that loops within the evaluation of `root` may go through."""
+    order = structure.order_from(root)
+    seen: dict[int, None] = {}
+    todo = [i for i in (*order.needed, *order.routed) if structure.slots[i].bound is not None]
+    for index in todo:  # grows
+        if index in seen:
+            continue
+        seen[index] = None
+        bound = structure.slots[index].bound
+        if bound is not None:
+            routes = structure.selectors[bound].values()
+            todo += [route for route in routes if route is not None]
+    yield from seen

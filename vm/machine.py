@@ -1,0 +1,430 @@
+"""The virtual machine: evaluations that execute the routines of Blueprints.
+
+Linking. A routine is linked once into a `Program`: for each instruction its handler and the
+registers it reads, for each value the instructions that read it, and templates of registers and
+counters. An evaluation copies the templates; nothing else is made for it.
+
+Execution. `Machine.fired` is the list of instructions about to be executed. Executing one opens
+regions and writes registers, each of which counts down what instructions still miss; whichever
+comes to zero is fired in turn. Calls leave by way of the run, which carries them out in plan
+order, and come back as values. Everything else about a run, evaluations, loops, calls and
+resources is shared with the graph strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from cascade.evaluation import (
+    BY_CONDITION,
+    BY_DATA,
+    BY_ROUTE,
+    CONDITION_FALSE,
+    PlannedEvaluation,
+)
+from cascade.plan import Plan
+from cascade.run import Run
+from cascade.structure import Ref, Slot, Structure
+from cascade.task import VARARGS
+from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
+from cascade.values import Deferred, Skipped, overridden
+from cascade.vm import isa
+from cascade.vm.blueprint import Blueprint, Key, Routine
+from cascade.vm.verify import verify, verify_routine
+
+if TYPE_CHECKING:
+    from cascade.engine import Engine
+
+ABSENT: Final = object()
+NOTHING_GIVEN: Final[frozenset[str]] = frozenset()
+MOST_VARIANTS: Final = 256  # of the routines of one structure: by the arguments that are given
+
+Handler = Callable[["Frame", Any, tuple[int, ...]], None]
+
+
+class VMExecutionStrategy:
+    """Compiles a target to a Blueprint and has the virtual machine execute it."""
+
+    async def execute(self, run: Run, target: Any, params: Mapping[str, Any]) -> Any:
+        """The value of `target`, computed within `run`; errors in it come before anything runs."""
+        return await Machine(run).execute(target, params)
+
+
+class VirtualMachine:
+    """Executes Blueprints, in the setting of an engine (its resources, capacity, bus, ...)."""
+
+    make_engine: ClassVar[Callable[[], Engine]]  # set by cascade.engine, which stands above
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = type(self).make_engine() if engine is None else engine
+
+    async def execute(
+        self,
+        blueprint: Blueprint,
+        data: tuple[Any, ...],
+        *,
+        params: Mapping[str, Any] | None = None,
+        max_steps: int | None = None,
+    ) -> Any:
+        """The value of the target that `blueprint` was compiled from, with `data` as its literals.
+
+        Raises `VerifyError` for a Blueprint that breaks a rule, `ValueError` for other than as
+        many literals as it has.
+        """
+        verify(blueprint)
+        if len(data) != blueprint.literals:
+            raise ValueError(
+                f"the Blueprint has {blueprint.literals} literals, but data holds {len(data)}; "
+                "pass the data that BlueprintBuilder().build(target) gave for the same structure"
+            )
+        run = Run(self._engine, params, max_steps)
+        machine = Machine(run, blueprint)
+        machine.check(blueprint.structure, data)
+        name = type(data[~blueprint.structure.root]).__name__ if data else "literal"
+        return await machine.execute_loaded(blueprint.structure, data, dict(params or {}), name)
+
+
+class Program:
+    """A routine linked for execution."""
+
+    __slots__ = (
+        "counters",
+        "dst",
+        "first",
+        "opened",
+        "plan",
+        "readers",
+        "regions",
+        "registers",
+        "routine",
+        "starts",
+        "steps",
+    )
+
+    def __init__(self, structure: Structure, routine: Routine) -> None:
+        code = routine.code
+        self.routine = routine
+        self.plan = Plan(structure, routine.root)
+        self.steps = [(HANDLERS[type(row)], row, row.reads()) for row in code]
+        self.registers = [ABSENT] * routine.registers
+        self.opened = bytearray(routine.regions)
+        self.opened[0] = 1
+        self.regions = routine.regions_of_sites()
+        self.counters: list[int] = []
+        self.dst: dict[int, int] = {}
+        self.readers: dict[int, list[int]] = {}
+        self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
+        self._link(code)
+        self.first = [pc for pc in reversed(self.starts[0]) if not self.counters[pc]]
+
+    def _link(self, code: tuple[isa.Instruction, ...]) -> None:
+        held: dict[int, int] = {}  # by register: whose value it holds here
+        for pc, row in enumerate(code):
+            reads = row.reads()
+            for register in reads:
+                self.readers[held[register]].append(pc)
+            self.counters.append(len(reads) + (row.at != 0))
+            self.starts[row.at].append(pc)
+            if isinstance(row, isa.Producer):
+                held[row.dst] = row.source
+                self.dst[row.source] = row.dst
+                self.readers.setdefault(row.source, [])
+
+
+class Machine(Strategy):
+    """What the evaluations of one run work through: instructions that fire."""
+
+    def __init__(self, run: Run, blueprint: Blueprint | None = None) -> None:
+        super().__init__(run)
+        self.fired: list[tuple[Frame, int]] = []
+        self._is_propagating = False
+        self._routines: dict[Key, Routine] = {}
+        self._structure: Structure | None = None
+        if blueprint is not None:
+            self._structure = blueprint.structure
+            self._routines = {routine.key: routine for routine in blueprint.routines}
+
+    def evaluation(
+        self,
+        structure: Structure,
+        root: Ref,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Any = None,
+        overrides: Mapping[str, Any] = NO_OVERRIDES,
+    ) -> Frame:
+        """A new evaluation; an iteration if it has one `around`."""
+        given = _given(structure.slots[root], overrides) if overrides else NOTHING_GIVEN
+        key = (root, around is not None, given)
+        program = structure.plans.get(key)
+        if program is None:
+            program = self._program(structure, key)
+        return Frame(self, program, data, trampoline, around, overrides)
+
+    def _program(self, structure: Structure, key: Key) -> Program:
+        if structure is self._structure and key in self._routines:
+            routine = self._routines[key]
+        else:
+            routine = self.run.engine.compile(structure, *key)
+            verify_routine(Blueprint(structure, (routine,)), routine)
+        if len(structure.plans) >= MOST_VARIANTS + 3 * len(structure.slots):
+            structure.plans.clear()
+        program = structure.plans[key] = Program(structure, routine)
+        return program
+
+    def propagate(self) -> None:
+        """Execute what has fired until only calls are left to wait for."""
+        if self._is_propagating:
+            return
+        self._is_propagating = True
+        fired = self.fired
+        try:
+            while fired:
+                frame, pc = fired.pop()
+                handler, instruction, reads = frame.program.steps[pc]
+                try:
+                    handler(frame, instruction, reads)
+                except Exception as error:
+                    frame.failed(instruction, error)
+        finally:
+            self._is_propagating = False
+
+
+class Frame(PlannedEvaluation):
+    """An evaluation on registers and counters."""
+
+    __slots__ = ("_counters", "_machine", "_opened", "_watchers", "program", "registers")
+
+    def __init__(
+        self,
+        machine: Machine,
+        program: Program,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None,
+        around: Frame | None,
+        overrides: Mapping[str, Any],
+    ) -> None:
+        super().__init__(machine, program.plan, data, trampoline, around, overrides)
+        self._machine = machine
+        self.program = program
+        self.registers = program.registers.copy()
+        self._counters = program.counters.copy()
+        self._opened = program.opened.copy()
+        self._watchers: dict[int, list[tuple[Frame, int]]] | None = None
+
+    def begin(self, on_end: Callable[[Any], None]) -> None:
+        """Demand the target; `on_end` gets its value, or the Skipped it is."""
+        self._on_end = on_end
+        fired = self._machine.fired
+        for pc in self.program.first:
+            fired.append((self, pc))
+
+    # Regions and registers
+
+    def open(self, region: int) -> None:
+        """What stands in the region is demanded from now on."""
+        if self._opened[region]:
+            return
+        self._opened[region] = 1
+        self._count_down(self.program.starts[region])
+
+    def write(self, source: int, value: Any) -> None:
+        """The value of a site (`~site`: around) has come."""
+        program = self.program
+        self.registers[program.dst[source]] = value
+        self._count_down(program.readers[source])
+        if self._watchers is not None:
+            for frame, alias in self._watchers.pop(source, ()):
+                frame.write(alias, value)
+
+    def _count_down(self, readers: list[int]) -> None:
+        counters, fired = self._counters, self._machine.fired
+        for pc in readers:
+            counters[pc] -= 1
+            if not counters[pc]:
+                fired.append((self, pc))
+
+    def alias(self, source: int, home: Frame, site: int) -> None:
+        """Have the value of `site`, which belongs to an evaluation around this one."""
+        program = home.program
+        value = home.registers[program.dst[site]]
+        if value is not ABSENT:
+            self.write(source, value)
+            return
+        if home._watchers is None:
+            home._watchers = {}
+        home._watchers.setdefault(site, []).append((self, source))
+        home.open(program.regions[site])
+
+    # What the shared part asks
+
+    def _value(self, ref: Ref) -> Any:
+        return self._data[~ref] if ref < 0 else self.registers[self.program.dst[ref]]
+
+    def _peek(self, index: int) -> Any:
+        register = self.program.dst.get(index)
+        return None if register is None else self.registers[register]
+
+    def _settle(self, index: int, value: Any) -> None:
+        self.write(index, value)
+
+    def _conclude(self, slot: Slot, value: Any) -> None:
+        self.write(slot.index, value)
+
+    def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
+        self.write(slot.index, skipped)
+
+    def _was_demanded(self, index: int) -> bool:
+        region = self.program.regions.get(index)
+        return region is not None and bool(self._opened[region])
+
+    def failed(self, instruction: isa.Instruction, error: Exception) -> None:
+        """An instruction found that the evaluation cannot go on."""
+        if isinstance(instruction, isa.Producer):
+            self._failed_at(self._slots[instruction.site], error)
+        else:
+            self._machine.run.fail(error, f"in run {self._machine.run.id}")
+
+    # Instructions
+
+    def _operand(self, ref: Ref) -> Any:
+        return self._data[~ref] if ref < 0 else self.registers[ref]
+
+    def _is_skipped(self, slot: Slot, reads: tuple[int, ...]) -> bool:
+        """Skip the slot if anything it read was skipped."""
+        registers = self.registers
+        for register in reads:
+            if registers[register].__class__ is Skipped:
+                skipped = self._skipped_by_inputs(slot)
+                assert skipped is not None
+                self._skip(slot, skipped)
+                return True
+        return False
+
+    def do_invocation(self, row: isa.Invocation, reads: tuple[int, ...]) -> None:
+        slot = self._slots[row.site]
+        if self._is_skipped(slot, reads):
+            return
+        if self._overrides and row.site == self._plan.root:
+            args, kwargs = overridden(slot, self._overrides, self._value)
+        else:
+            registers, data = self.registers, self._data
+            args = tuple(
+                [data[~ref] if ref < 0 else registers[ref] for ref in row.args]  # type: ignore[operator, index]
+            )
+            kwargs = {name: self._operand(ref) for name, ref in row.kwargs}  # type: ignore[arg-type]
+        self._execute(slot, args, kwargs)
+
+    def do_map(self, row: isa.Map, reads: tuple[int, ...]) -> None:
+        slot = self._slots[row.site]
+        if not self._is_skipped(slot, reads):
+            self._start_map(slot)
+
+    def do_loop(self, row: isa.Loop, _: tuple[int, ...]) -> None:
+        self._enter_loop(self._slots[row.site])
+
+    def do_branch(self, row: isa.Branch, _: tuple[int, ...]) -> None:
+        condition = self._operand(row.condition)
+        slot = self._slots[row.site]
+        if condition.__class__ is Skipped:
+            self._skip(slot, condition.because(BY_CONDITION, "condition"))
+        elif condition.__class__ is Deferred:
+            raise condition.refused(f"a condition of task {slot.name!r}")
+        elif condition:
+            self.open(row.then)
+        elif row.otherwise == isa.NOWHERE:
+            self._skip_condition_false(slot)
+        else:
+            self.open(row.otherwise)
+
+    def do_default(self, row: isa.Default, _: tuple[int, ...]) -> None:
+        slot = self._slots[row.site]
+        value = self._operand(row.value)
+        if value.__class__ is Skipped:
+            self._skip(slot, value.because(BY_DATA, "default"))
+        else:
+            self._publish_skipped(slot, CONDITION_FALSE)
+            self.write(row.site, value)
+
+    def do_choose(self, row: isa.Choose, _: tuple[int, ...]) -> None:
+        key = self._operand(row.selector)
+        if key.__class__ is Skipped:
+            self.write(row.site, key.because(BY_DATA, "selector"))
+            return
+        chosen = self._choose(self._slots[row.site], key)
+        for ref, region in row.routes:
+            if ref == chosen:
+                self.open(region)
+
+    def do_take(self, row: isa.Take, _: tuple[int, ...]) -> None:
+        value = self._operand(row.value)
+        if value.__class__ is Skipped:
+            value = value.because(BY_ROUTE, "route")
+        self.write(row.site, value)
+
+    def do_open(self, row: isa.Open, _: tuple[int, ...]) -> None:
+        self.open(row.region)
+
+    def do_container(self, row: isa.List | isa.Tuple | isa.Dict, _: tuple[int, ...]) -> None:
+        registers, data = self.registers, self._data
+        members = tuple(
+            [data[~ref] if ref < 0 else registers[ref] for ref in row.members]  # type: ignore[operator, index]
+        )
+        self.write(row.site, self._contained(self._slots[row.site], members))
+
+    def do_param(self, row: isa.Param, _: tuple[int, ...]) -> None:
+        self._demand_input(self._slots[row.site])
+
+    def do_inject(self, row: isa.Inject, _: tuple[int, ...]) -> None:
+        self._demand_resource(self._slots[row.site])
+
+    def do_outer(self, row: isa.Outer, _: tuple[int, ...]) -> None:
+        self.alias(row.source, self._around, row.site)
+
+    def do_shared(self, row: isa.Shared, _: tuple[int, ...]) -> None:
+        if row.site in self._shared:
+            self.alias(row.site, self._root, row.site)
+        else:
+            self.open(row.otherwise)
+
+    def do_return(self, row: isa.Return, _: tuple[int, ...]) -> None:
+        self._end(self._operand(row.value))
+
+
+def _given(slot: Slot, overrides: Mapping[str, Any]) -> frozenset[str]:
+    """Those of the overridden arguments that are expressions."""
+    names = slot.task.parameters.positional
+    given = [
+        names[position] if position < len(names) else VARARGS
+        for position, ref in enumerate(slot.args)
+        if ref >= 0
+    ]
+    given += [name for name, ref in slot.kwargs if ref >= 0]
+    return frozenset(overrides).intersection(given)
+
+
+HANDLERS: Final[Mapping[type[isa.Instruction], Handler]] = {
+    isa.Call: Frame.do_invocation,
+    isa.Await: Frame.do_invocation,
+    isa.Thread: Frame.do_invocation,
+    isa.Process: Frame.do_invocation,
+    isa.Map: Frame.do_map,
+    isa.Loop: Frame.do_loop,
+    isa.Branch: Frame.do_branch,
+    isa.Default: Frame.do_default,
+    isa.Choose: Frame.do_choose,
+    isa.Take: Frame.do_take,
+    isa.Open: Frame.do_open,
+    isa.List: Frame.do_container,
+    isa.Tuple: Frame.do_container,
+    isa.Dict: Frame.do_container,
+    isa.Param: Frame.do_param,
+    isa.Inject: Frame.do_inject,
+    isa.Outer: Frame.do_outer,
+    isa.Shared: Frame.do_shared,
+    isa.Return: Frame.do_return,
+}
+if set(HANDLERS) != set(isa.TABLE.values()):
+    missing = {kind.__name__ for kind in set(isa.TABLE.values()).symmetric_difference(HANDLERS)}
+    raise ImportError(f"instructions and handlers differ: {', '.join(sorted(missing))}")
