@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
@@ -26,6 +26,7 @@ from cascade.vm import VirtualMachine, VMExecutionStrategy
 
 if TYPE_CHECKING:
     from cascade.executor import Executor
+    from cascade.processor import Call
     from cascade.solver import Solver
     from cascade.state import StateBackend
     from cascade.structure import Ref, Structure
@@ -88,6 +89,8 @@ class Engine:
         for constraint in constraints:
             self.constraints.update(constraint)
         self._targets: dict[str, Expression[Any]] = {}
+        # Hears of each attempt that is announced, with its arguments, which no event carries.
+        self.on_attempt: Callable[[Call], None] | None = None
         self._recording = False
         self._builder = BlueprintBuilder()
         self._compiled = 0

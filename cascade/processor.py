@@ -323,6 +323,8 @@ class Processor:
     def _started(self, call: Call) -> None:
         if not self._bus.hears_tasks:
             return
+        if self._run.engine.on_attempt is not None:
+            self._run.engine.on_attempt(call)
         if self._bus.listens(TaskExecutionStarted):
             self._publish(TaskExecutionStarted, call, call.attempt)
         if self._bus.listens(TaskExecutionFinished):

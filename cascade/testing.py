@@ -20,12 +20,19 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
 
+import anyio
 import trio
 from anyio import NoEventLoopError, to_process, to_thread
+
+from cascade.agreement import Observation, Recorder, difference
+from cascade.constraints import GlobalConstraint
+from cascade.engine import Engine
+from cascade.events import MessageBus
+from cascade.resources import ResourceDefinition
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -58,6 +65,74 @@ def virtual_time(backend: str) -> dict[str, Any]:
         clock = _JumpingClock()
         return {"clock": clock, "instruments": [clock]}
     raise ValueError(f"backend={backend!r} has no virtual time; it must be 'asyncio' or 'trio'")
+
+
+def assert_strategies_agree(
+    make_target: Callable[[], Any],
+    *,
+    bus: MessageBus | None = None,
+    constraints: Iterable[GlobalConstraint] = (),
+    params: Mapping[str, Any] | None = None,
+    resources: Iterable[ResourceDefinition] = (),
+    system_resources: Mapping[str, float] | None = None,
+    max_steps: int | None = None,
+    **engine_options: Any,
+) -> None:
+    """Both strategies do the same on both event loops, or an `AssertionError` shows where not.
+
+    The target is made anew for each of the four runs, in virtual time; the options are those of
+    `cs.run`, save the strategy and the event loop. Values and arguments are compared by their
+    `repr`, without addresses. A failure is fine if it is the same failure.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def add(x, y):
+    ...     return x + y
+    >>> assert_strategies_agree(lambda: add(1, add(2, 3)))
+    """
+    first: Observation | None = None
+    constraints, resources = tuple(constraints), tuple(resources)
+    for backend in ("asyncio", "trio"):
+        for use_vm in (False, True):
+            own_bus = MessageBus() if bus is None else bus
+            engine = Engine(
+                bus=own_bus,
+                system_resources=system_resources,
+                constraints=constraints,
+                **engine_options,
+            )
+            for definition in resources:
+                engine.register(definition)
+            where = f"{'vm' if use_vm else 'graph'} on {backend}"
+            options = {"params": params, "use_vm": use_vm, "max_steps": max_steps}
+            seen = anyio.run(
+                _observe,
+                *(engine, own_bus, where, make_target, options, system_resources or {}),
+                backend=backend,
+                backend_options=virtual_time(backend),
+            )
+            if first is None:
+                first = seen
+            found = difference(first, seen)
+            if found is not None:
+                raise AssertionError(found)
+
+
+async def _observe(
+    engine: Engine,
+    bus: MessageBus,
+    where: str,
+    make_target: Callable[[], Any],
+    options: Mapping[str, Any],
+    capacity: Mapping[str, Any],
+) -> Observation:
+    target = make_target()
+    with Recorder(engine, bus, where) as recorder:
+        try:
+            recorder.returned(await engine.run(target, **options))
+        except Exception as error:
+            recorder.failed(error)
+    return recorder.settled(capacity)
 
 
 def _at_work() -> bool:

@@ -29,6 +29,7 @@ LAYERS = (
     ("interpreter", "vm"),
     ("compiler",),
     ("engine",),
+    ("agreement",),
     ("testing", "cli", "__main__", "__init__"),
 )
 

@@ -1,0 +1,447 @@
+"""Programs as data, and how they are drawn.
+
+A `Program` is plain tuples and dataclasses, so that it can be printed, shrunk, and built into
+expressions anew for each run (``building.py``). `draw(choose)` draws one: `choose(n)` gives a
+number from 0 to n - 1, and 0 is the simplest choice; it may come from a seed or from hypothesis.
+
+A **part** is what may stand as an argument: ("lit", value), ("node", index), ("list" | "tuple" |
+"named", parts), ("dict", ((key, part), ...)), ("param" | "env" | "inject", name).
+
+Tasks depend on their arguments alone, and on how often the same call failed before, so that what
+section 16 leaves free never shows in a value.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Part = tuple[Any, ...]
+Choose = Callable[[int], int]
+
+SELF = -1  # a jump route to the loop's own node
+WAITS = (0.0, 1.0, 2.0, 0.5, 3.0)
+PARAMS = ("number", "text", "flag", "absent")
+RESOURCES = ("run", "step", "task", "outer", "inner", "slow", "broken", "leaky")
+SCOPES = ("global", "task:sync", "task:co*", "task:*", "task:item_*")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A call, map, router, sequence or pipeline; `do` is what its task does."""
+
+    kind: str
+    task: str = ""
+    do: tuple[Any, ...] = ()
+    args: tuple[tuple[str, Part], ...] = ()
+    chain: tuple[tuple[Any, ...], ...] = ()  # chain methods, in order
+    routes: tuple[tuple[Any, Part], ...] = ()
+    members: tuple[int, ...] = ()
+    steps: tuple[Node, ...] = ()
+    bound: tuple[tuple[Any, int | None], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A target with all that its run depends on."""
+
+    flavour: str
+    nodes: tuple[Node, ...]
+    target: Part
+    subs: tuple[Program, ...] = ()  # returned expressions, and the registered targets
+    capacity: tuple[tuple[str, float], ...] = ()
+    changes: tuple[tuple[Any, ...], ...] = ()  # (time, method, ...)
+    cancel_at: float | None = None
+    given: tuple[tuple[str, Any], ...] = ()  # params
+    max_steps: int | None = None
+    forbids: bool = False
+    features: frozenset[str] = frozenset()
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether even the order of all executions is determined."""
+        loose = {"retry later", "cache", "resource", "cancel", "rate", "pause", "limit", "amounts"}
+        return self.flavour == "inline" and not self.features & loose
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether nodes wait for nothing but their inputs, so that even times must agree."""
+        loose = {"cache", "resource", "rate", "pause", "limit", "amounts"}
+        return self.flavour in ("inline", "async") and not self.features & loose
+
+
+FLAVOURS = ("inline",) * 40 + ("async",) * 34 + ("contended",) * 24 + ("thread",) * 2
+TASKS = {
+    "inline": ("sync", "sync", "sync_pure", "method"),
+    "async": ("sync", "co", "co", "sync_pure", "co_pure", "awaitable", "method", "co_method"),
+    "contended": ("sync", "co", "co", "sync_pure", "co_pure", "awaitable", "method", "co_method"),
+    "thread": ("threaded", "sync", "sync_pure", "threaded_pure"),
+    "process": ("processed", "sync", "sync_pure"),
+}
+MAPPED = {
+    "inline": ("item_sync", "item_pure"),
+    "async": ("item_co", "item_sync", "item_pure", "item_co_pure"),
+    "contended": ("item_co", "item_sync", "item_pure", "item_co_pure"),
+    "thread": ("item_threaded", "item_sync"),
+    "process": ("item_processed", "item_sync"),
+}
+LITERALS: tuple[Any, ...] = (0, 1, 2, "a", None, True, 1.0, (1, 2), False, (), -0.0, "b")
+
+
+class Drawing:
+    """One program being drawn."""
+
+    def __init__(self, choose: Choose, flavour: str, size: int, level: int) -> None:
+        self.choose = choose
+        self.flavour = flavour
+        self.left = size
+        self.level = level
+        self.nodes: list[Node] = []
+        self.subs: list[Program] = []
+        self.features: set[str] = {flavour}
+        self.uid = level * 1000
+
+    def one(self, options: Any) -> Any:
+        return options[self.choose(len(options))]
+
+    def chance(self, percent: int) -> bool:
+        return self.choose(100) >= 100 - percent
+
+    def mark(self, feature: str) -> None:
+        self.features.add(feature)
+
+    # Parts
+
+    def part(self, depth: int = 0) -> Part:
+        kind = self.choose(100)
+        if kind < 22 or depth > 3:
+            return ("lit", self.one(LITERALS))
+        if kind < 40 and self.nodes:
+            self.mark("shared")
+            return ("node", self.choose(len(self.nodes)))
+        if kind < 76:
+            return self.new_part()
+        if kind < 90:
+            return self.container(depth)
+        if kind < 95:
+            self.mark("param")
+            return ("param", self.one(PARAMS[:3]))
+        if kind < 96:
+            self.mark("env")
+            return ("env", "CASCADE_DIFFERENTIAL")
+        self.mark("resource")
+        name = self.one(RESOURCES if self.chance(15) else RESOURCES[:6])
+        self.mark(f"inject {name}")
+        return ("inject", name)
+
+    def new_part(self) -> Part:
+        if self.left <= 0:
+            if self.nodes and self.chance(70):
+                return ("node", self.choose(len(self.nodes)))
+            return ("lit", self.one(LITERALS))
+        return ("node", self.new_node())
+
+    def container(self, depth: int) -> Part:
+        kind = self.one(("list", "tuple", "dict", "named"))
+        self.mark(kind)
+        if depth:
+            self.mark("nested")
+        count = 2 if kind == "named" else self.choose(4)
+        parts = tuple(self.part(depth + 1) for _ in range(count))
+        if kind == "dict":
+            return ("dict", tuple(zip(("a", 1, None, "d"), parts, strict=False)))
+        return (kind, parts)
+
+    # Nodes
+
+    def new_node(self, task: bool = False) -> int:
+        """The index of a new node, after those that it needs."""
+        self.left -= 1
+        kind = 0 if task else self.choose(100)
+        if kind < 64:
+            return self.add(self.call())
+        if kind < 78:
+            return self.add(self.mapped())
+        if kind < 89:
+            return self.add(self.router())
+        if kind < 94:
+            self.mark("sequence")
+            fresh = sorted({self.new_node(task=True) for _ in range(1 + self.choose(3))})
+            return self.add(Node("sequence", members=tuple(fresh)))
+        self.mark("pipeline")
+        initial = self.part(1)
+        steps = tuple(self.call(feeds=False) for _ in range(self.choose(3) + 1))
+        return self.add(Node("pipeline", args=(("initial", initial),), steps=steps))
+
+    def add(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def call(self, feeds: bool = True) -> Node:
+        task = self.one(TASKS[self.flavour])
+        self.mark(task)
+        args = []
+        if feeds and self.chance(85):
+            args.append(("x", self.part()))
+        if self.chance(35):
+            args.append(("y", self.part()))
+        if self.chance(10):
+            self.mark("resource")
+            name = self.one(RESOURCES[:6])
+            self.mark(f"inject {name}")
+            args.append(("r", ("inject", name)))
+        bound: tuple[tuple[Any, int | None], ...] | None = None
+        if feeds and self.chance(16):
+            bound = self.loop_routes()
+            x = ("lit", self.choose(3))
+            if self.chance(80):
+                args = [("x", x), *[arg for arg in args if arg[0] != "x"]]
+        do = self.action(task, bound)
+        return Node("call", task, do, tuple(args), self.chain(task, do), bound=bound)
+
+    def loop_routes(self) -> tuple[tuple[Any, int | None], ...]:
+        self.mark("loop")
+        routes: list[tuple[Any, int | None]] = [("a", SELF)]
+        if self.chance(60):
+            routes.append(("b", None))
+        for key in ("c", "d"):
+            if self.chance(40) and (self.left > 0 or self.nodes):
+                route = self.new_part()
+                if route[0] == "node" and self.nodes[route[1]].kind not in ("sequence", "pipeline"):
+                    node = self.nodes[route[1]]
+                    self.mark(f"route to {node.kind}")
+                    if node.bound is not None:
+                        self.mark("nested loop")
+                    routes.append((key, route[1]))
+        return tuple(routes)
+
+    def next_uid(self) -> int:
+        self.uid += 1
+        return self.uid
+
+    def action(self, task: str, bound: Any) -> tuple[Any, ...]:
+        """(uid, waits, what, ...): what the task does."""
+        uid = self.next_uid()
+        waits: tuple[float, ...] = ()
+        if task.startswith(("co", "awaitable", "item_co")):
+            waits = tuple(self.one(WAITS) for _ in range(self.choose(3)))
+        if "pure" in task and self.chance(50):  # twins, to be merged if their arguments agree
+            self.mark("twins")
+            return (0, waits[:1], "value", 3)
+        if bound is not None and self.chance(90):
+            return (uid, waits, *self.jump([key for key, _ in bound]))
+        kind = self.choose(100)
+        if kind < 45:
+            return (uid, waits, "value", self.one((3, 2, 1, 5)))
+        if kind < 52:
+            return (uid, waits, "same")
+        if kind < 62:
+            return (uid, waits, "items", self.one((3, 1, 4)))
+        if kind < 68:
+            return (uid, waits, "num", self.one((1, 2, 0, 7)))
+        if kind < 74:
+            self.mark("raise")
+            return (uid, waits, "raise", self.choose(5))
+        if kind < 84 and "process" not in task:
+            self.mark("flaky")
+            return (uid, waits, "flaky", 1 + self.choose(2))
+        if kind < 90:
+            form = self.one(("args", "kwargs", "target", "wrong", "none", "unknown", "overrides"))
+            self.mark(f"tail {form}")
+            return (uid, waits, "tail", 1 + self.choose(3), form)
+        if kind < 97 and self.level < 2 and "process" not in task:
+            self.mark("expression")
+            return (uid, waits, "expr", self.sub())
+        if kind < 98:
+            return (uid, waits, *self.jump(["a"]))
+        return (uid, waits, "none")
+
+    def jump(self, keys: list[Any]) -> tuple[Any, ...]:
+        """Up to which x it jumps, where to and with what data, and how it ends."""
+        self.mark("jump")
+        plan = []
+        for _ in range(1 + self.choose(3)):
+            key = "unknown" if self.chance(2) else self.one(keys)
+            forms = ("next", "next", "dict", "both", "y", "none", "empty", "wrong", "many")
+            form = self.one(forms if self.chance(35) else forms[:4])
+            self.mark(f"data {form}")
+            plan.append((key, form))
+        return ("jump", 1 + self.choose(4), tuple(plan), self.one(("value", "exit")))
+
+    def sub(self) -> int:
+        inner = Drawing(self.choose, self.flavour, 1 + self.choose(3), self.level + 1)
+        inner.uid = self.next_uid() * 100
+        self.subs.append(inner.program(is_expression=True))
+        self.features |= inner.features
+        return len(self.subs) - 1
+
+    def mapped(self) -> Node:
+        task = self.one(MAPPED[self.flavour])
+        self.mark("map")
+        self.mark(task)
+        items = self.items()
+        args = [("x", items)]
+        if self.chance(25):
+            args.append(("y", items if self.chance(70) else self.items()))
+        do = self.action(task, None)
+        return Node("map", task, do, tuple(args), self.chain(task, do))
+
+    def items(self) -> Part:
+        kind = self.choose(100)
+        if kind < 40:
+            return ("lit", self.one(((0, 1, 2), (), (5,), ("a", "b"))))
+        if kind < 60:
+            self.mark("map over a container")
+            return ("list", tuple(("lit", n) if self.chance(60) else self.part(2) for n in range(2)))
+        if kind < 95 and self.left > 0:
+            self.left -= 1
+            task = self.one(TASKS[self.flavour])
+            do = (self.next_uid(), (), "items", self.one((3, 2, 4)))
+            return ("node", self.add(Node("call", task, do, (("x", self.part(2)),))))
+        return self.part(1)
+
+    def router(self) -> Node:
+        self.mark("router")
+        selector = self.part(1)
+        keys = [0, 1, 2, "a", None, True][: 1 + self.choose(6)]
+        routes = [(key, self.part(1)) for key in keys]
+        args = [("selector", selector)]
+        if self.chance(75):
+            self.mark("router default")
+            args.append(("default", self.part(1)))
+        return Node("router", args=tuple(args), routes=tuple(routes))
+
+    # Chain methods
+
+    def chain(self, task: str, do: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
+        found: list[tuple[Any, ...]] = []
+        if self.chance(70 if do[2] == "flaky" else 6):
+            self.mark("retry")
+            delay = 0.0
+            if self.flavour in ("async", "contended") and self.chance(40):
+                delay = self.one((1.0, 0.5))
+                self.mark("retry later")
+            found.append(("retry", 1 + self.choose(3), delay, self.one((1.0, 2.0)), self.choose(2)))
+        if task.startswith(("co", "item_co")) and self.chance(10):
+            self.mark("timeout")
+            found.append(("timeout", self.one((2.25, 0.25, 5.25))))
+        if self.chance(7):
+            self.mark("cache")
+            kind = self.one(("memory", "memory", "tiny", "bad put"))
+            self.mark(f"cache {kind}")
+            found.append(("cache", kind))
+        if self.flavour == "contended" and self.chance(25):
+            found.append(self.amounts())
+        for _ in range(2):
+            if self.chance(13):
+                self.mark("run_if")
+                condition = ("lit", self.one((True, False))) if self.chance(25) else self.part(1)
+                default: tuple[Part, ...] = ()
+                if self.chance(45):
+                    self.mark("default")
+                    default = (self.part(1),)
+                found.append(("run_if", condition, *default))
+        if self.chance(12):
+            before = self.new_part()
+            if before[0] == "node":
+                self.mark("after")
+                found.append(("after", before[1]))
+        return tuple(found)
+
+    def amounts(self) -> tuple[Any, ...]:
+        self.mark("amounts")
+        name = self.one(("gpu", "memory", "unlimited"))
+        if self.chance(30) and self.left > 0:
+            self.left -= 1
+            self.mark("dynamic amount")
+            do = (self.next_uid(), (), "num", self.one((1, 2, 2, 9, 0)))
+            index = self.add(Node("call", self.one(TASKS[self.flavour]), do))
+            return ("amounts", name, ("node", index))
+        amount = self.one((1, 0.5, 2, 3)) if self.chance(30) else 1
+        return ("amounts", name, ("lit", amount))
+
+    # The whole
+
+    def target(self, is_expression: bool) -> Part:
+        if is_expression:
+            return ("node", self.new_node())
+        if self.chance(12):
+            return self.container(0)
+        return ("node", self.new_node())
+
+    def program(self, is_expression: bool = False) -> Program:
+        target = self.target(is_expression)
+        if is_expression:
+            return Program(self.flavour, tuple(self.nodes), target, tuple(self.subs))
+        registered = any(f in self.features for f in ("tail target", "tail overrides"))
+        if registered:
+            self.level = 2
+            self.sub()
+        loops = self.features & {"jump"} or any(f.startswith("tail") for f in self.features)
+        max_steps = self.choose(5) + 2 if loops else None
+        changes: tuple[Any, ...] = ()
+        capacity: tuple[tuple[str, float], ...] = ()
+        if self.flavour == "contended":
+            changes = self.changes()
+            capacity = (("gpu", self.one((2, 1, 3))), ("memory", self.one((1.5, 2.0))))
+        cancel_at = None
+        if self.flavour in ("async", "contended") and self.chance(7):
+            self.mark("cancel")
+            cancel_at = self.choose(8) + 0.375
+        given: list[tuple[str, Any]] = []
+        forbids = "expression" in self.features and self.chance(6)
+        if forbids:
+            self.mark("forbid")
+        return Program(
+            self.flavour,
+            tuple(self.nodes),
+            target,
+            tuple(self.subs),
+            capacity,
+            changes,
+            cancel_at,
+            tuple(given),
+            max_steps,
+            forbids,
+            frozenset(self.features),
+        )
+
+    def changes(self) -> tuple[tuple[Any, ...], ...]:
+        found = []
+        at = 0.0
+        for _ in range(self.choose(5)):
+            kind = self.one(("pause", "limit", "rate", "resume"))
+            scope = self.one(SCOPES)
+            ttl = self.one((None, 1.0, 2.5))
+            if ttl is not None and kind != "resume":
+                self.mark("ttl")
+            if kind != "resume" or self.features & {"pause"}:
+                self.mark(kind)
+            match kind:
+                case "pause":
+                    found.append((at, "pause", scope, ttl))
+                case "limit":
+                    found.append((at, "limit_concurrency", scope, 1 + self.choose(2), ttl))
+                case "rate":
+                    rate = self.one((1, "30/m", 2.0, "4/s"))
+                    found.append((at, "limit_rate", scope, rate, 1 + self.choose(2), ttl))
+                case _:
+                    found.append((at, "resume", scope))
+            if self.chance(60):
+                at += self.choose(3) + 0.125
+        return tuple(found)
+
+
+def draw(choose: Choose, flavour: str | None = None) -> Program:
+    """A program, by what `choose` says."""
+    if flavour is None:
+        flavour = FLAVOURS[choose(len(FLAVOURS))]
+    return Drawing(choose, flavour, 1 + choose(8), 0).program()
+
+
+def seeded(seed: int, flavour: str | None = None) -> Program:
+    """The program of a seed."""
+    source = random.Random(seed).random
+    return draw(lambda n: int(source() * n), flavour)
