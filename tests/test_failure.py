@@ -472,3 +472,51 @@ def test_what_would_start_in_the_same_instant_does_not_start_after_the_failure(r
     with pytest.raises(KeyError):
         run([ready(0), fails(), ready(1), ready(2)])
     assert log == [0, "fails"]
+
+
+def test_a_failing_run_holds_up_no_timer_of_another(inside, use_vm):
+    """A rate goes on for the other runs of an engine while one that failed is torn down."""
+    starts = []
+
+    @cs.resource
+    async def slow_to_go():
+        try:
+            yield 1
+        finally:
+            await anyio.sleep(20)
+
+    @cs.task
+    async def quick(x):
+        return x
+
+    @cs.task
+    async def limited():
+        starts.append(anyio.current_time())
+
+    @cs.task
+    async def fails():
+        raise KeyError("first")
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(slow_to_go)
+        engine.constraints.limit_rate("task:limited", 1)
+
+        async def failing_run():
+            first = quick(cs.inject("slow_to_go"))
+            with pytest.raises(KeyError):
+                await engine.run(
+                    [limited().after(first), limited().after(first), fails().after(first)],
+                    use_vm=use_vm,
+                )
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(failing_run)
+            await anyio.sleep(0.5)
+            starts.clear()
+            await engine.run([limited(), limited()], use_vm=use_vm)
+
+    inside(program)
+    assert len(starts) == 2
+    assert starts[0] <= 1
+    assert starts[1] - starts[0] == pytest.approx(1)
