@@ -282,7 +282,7 @@ class _Open:
     def __init__(
         self, value: Any, kind: bytes, members: Iterator[Any], order: _Order | None = None
     ) -> None:
-        self.value = value  # kept, so that its id stays its own
+        self.value = value
         self.kind = kind
         self.members = members
         self.order = order
@@ -294,19 +294,20 @@ class _Open:
 
 
 _Order = Callable[[list[bytes]], list[bytes]]
+_NOT_YET = b""  # the encoding of a container that is still open
 
 
 class _Encoder:
     """Encodes the arguments of one call. What it has met once, it does not read again."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[object, bytes]] = {}  # containers, by their id
+        # Containers and their encodings by id; they are kept, so that an id stays that of one.
+        self._known: dict[int, tuple[object, bytes]] = {}
         self._classes: dict[type, bytes] = {}
 
     def encode(self, value: Any) -> bytes:
         known = self._known
         path = [_Open(None, b"value", iter((value,)))]
-        on_path: set[int] = set()
         while True:
             innermost = path[-1]
             for member in innermost.members:
@@ -315,19 +316,18 @@ class _Encoder:
                     innermost.encodings.append(plain(member))
                 elif issubclass(type(member), Enum):
                     innermost.encodings.append(self._enum(member))
-                elif id(member) in known:
-                    innermost.encodings.append(known[id(member)][1])
-                elif id(member) in on_path:
+                elif id(member) not in known:
+                    path.append(self._opened(member))
+                    known[id(member)] = member, _NOT_YET
+                    break
+                elif known[id(member)][1] is _NOT_YET:
                     raise _NotPlainData(member, "it contains itself")
                 else:
-                    path.append(self._opened(member))
-                    on_path.add(id(member))
-                    break
+                    innermost.encodings.append(known[id(member)][1])
             else:
                 path.pop()
                 if not path:
                     return innermost.encodings[0]
-                on_path.discard(id(innermost.value))
                 encoding = innermost.close()
                 known[id(innermost.value)] = innermost.value, encoding
                 path[-1].encodings.append(encoding)

@@ -175,8 +175,8 @@ class CacheKeyError(CascadeError, TypeError):
     def __str__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
         return (
-            f"parameter {self.parameter!r} of the cached task {self.task_name!r} holds a "
-            f"{self.value_type}, which cannot be part of a cache key{reason}; pass plain data "
+            f"parameter {self.parameter!r} of the cached task {self.task_name!r} holds a value of "
+            f"type {self.value_type}, which cannot be part of a cache key{reason}; pass plain data "
             "(numbers, text, bytes, enums, paths, dates, dataclasses and containers of these) "
             "or inject the object as a resource"
         )
@@ -202,9 +202,9 @@ class DependencyMissingError(CascadeError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.task_id} has no value: its {self.arg_name} needs {self.dependency_id}, which "
-            f"was skipped ({self.reason}); give that node .run_if(..., default=...) or route "
-            "around it"
+            f"{self.task_id} has no value: its {self.arg_name} depends on {self.dependency_id}, "
+            f"which was skipped ({self.reason}); give that node .run_if(..., default=...) or "
+            "route around it"
         )
 
 

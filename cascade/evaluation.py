@@ -32,6 +32,7 @@ BY_ROUTE: Final = "UpstreamSkipped_Route"
 PRUNED: Final = "Pruned"
 
 NO_AMOUNTS: Final[Mapping[str, Any]] = {}
+NONE_UNCHOSEN: Final[set[Ref]] = set()  # replaced by a set of one's own at the first choice
 NOTHING_SHARED: Final[frozenset[int]] = frozenset()
 
 
@@ -54,6 +55,7 @@ class PlannedEvaluation(EvaluationPlace):
         "_strategy",
         "_tail",
         "_trampoline",
+        "_unchosen",
     )
 
     def __init__(
@@ -83,7 +85,8 @@ class PlannedEvaluation(EvaluationPlace):
         self._tail: Ref = plan.root
         self._on_end: Callable[[Any], None] = _not_begun
         self._holdings: Holdings | None = None
-        self._chosen: dict[int, Ref] | None = None
+        self._chosen: dict[int, Ref] | None = None  # by Router: the route
+        self._unchosen: set[Ref] = NONE_UNCHOSEN  # what the routes not chosen lead to
 
     # What a strategy adds
 
@@ -189,21 +192,22 @@ class PlannedEvaluation(EvaluationPlace):
         if definition.scope == "task":
             self._settle(slot.index, Deferred(slot))
             return
-        ready = self.holdings.ready(slot.name)
+        holdings = run.holdings if definition.scope == "run" else self.holdings
+        ready = holdings.ready(slot.name)
         if ready is not None:
             self._settle(slot.index, ready.value)
         else:
-            run.spawn(lambda: self._obtain(slot))
+            run.spawn(lambda: self._obtain(slot, holdings))
 
-    async def _obtain(self, slot: Slot) -> None:
+    async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
         registry = self._strategy.run.engine.resources
-        value = await self.holdings.obtain(registry.set_up_order(slot.name, "the target"))
+        value = await holdings.obtain(registry.set_up_order(slot.name, "the target"))
         self._settle(slot.index, value)
         self._strategy.propagate()
 
     @property
     def holdings(self) -> Holdings:
-        """Where the resources of this evaluation are held."""
+        """Where the step resources of this evaluation are held, made when there is one."""
         if self._holdings is None:
             self._holdings = self._strategy.run.step_holdings()
         return self._holdings
@@ -289,8 +293,11 @@ class PlannedEvaluation(EvaluationPlace):
         if ref is None:
             raise RouteNotFoundError(key, tuple(slot.routes))
         if self._chosen is None:
-            self._chosen = {}
+            self._chosen, self._unchosen = {}, set(self._unchosen)
         self._chosen[slot.index] = ref
+        self._unchosen.update(other for own, other in slot.routes.items() if own != key)
+        if slot.default is not None and key in slot.routes:
+            self._unchosen.add(slot.default)
         if slot.index == self._tail:
             self._tail = ref
         return ref
@@ -315,11 +322,10 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
         """The first reason in the order of the contract for which the slot is skipped."""
-        body = slot.index == self._body
-        for index in slot.after:
-            value = self._peek(~index if body else index)
-            if value.__class__ is Skipped:
-                return value.because(BY_SEQUENCE, "predecessor")
+        if slot.after:
+            skipped = self._skipped_predecessor(slot)
+            if skipped is not None:
+                return skipped
         for index in slot.argument_slots:
             value = self._peek(index)
             if value.__class__ is Skipped:
@@ -328,6 +334,14 @@ class PlannedEvaluation(EvaluationPlace):
             value = self._peek(index)
             if value.__class__ is Skipped:
                 return value.because(BY_DATA, "amount")
+        return None
+
+    def _skipped_predecessor(self, slot: Slot) -> Skipped | None:
+        is_body = slot.index == self._body
+        for index in slot.after:
+            value = self._peek(~index if is_body else index)
+            if value.__class__ is Skipped:
+                return value.because(BY_SEQUENCE, "predecessor")
         return None
 
     def _reason_through(self, index: int, skipped: Skipped) -> str:
@@ -346,32 +360,28 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _report_pruned(self) -> None:
         """Report the nodes of unchosen routes that nobody demanded, in plan order."""
-        if not self._chosen:
+        if not self._unchosen:
             return
-        others: list[Ref] = []
-        for router, chosen in self._chosen.items():
-            slot = self._slots[router]
-            routes = (*slot.routes.values(), slot.default)
-            others += [ref for ref in routes if ref is not None and ref not in (chosen, None)]
-        for index in sorted(self._undemanded(others), key=self._plan.rank.__getitem__):
+        pruned = self._undemanded()
+        if self._shared:  # what iterations share is a matter of the evaluation that holds it
+            self._root._leave_unchosen(pruned & self._shared)
+            pruned -= self._shared
+        for index in sorted(pruned, key=self._plan.rank.__getitem__):
             self._publish_skipped(self._slots[index], PRUNED)
 
-    def _undemanded(self, roots: list[Ref]) -> set[int]:
-        """The nodes of this evaluation that `roots` lead to and nobody demanded."""
+    def _leave_unchosen(self, unchosen: set[Ref]) -> None:
+        self._unchosen = self._unchosen | unchosen
+
+    def _undemanded(self) -> set[int]:
+        """The nodes that unchosen routes lead to and nobody here demanded."""
         seen: set[int] = set()
-        todo = [ref for ref in roots if ref >= 0]
+        todo = [ref for ref in self._unchosen if ref >= 0]
         while todo:
             index = todo.pop()
             if index not in seen:
                 seen.add(index)
                 todo.extend(self._slots[index].parts)
-        return {
-            index
-            for index in seen
-            if self._slots[index].is_node
-            and index not in self._shared
-            and not self._was_demanded(index)
-        }
+        return {i for i in seen if self._slots[i].is_node and not self._was_demanded(i)}
 
     # Names
 

@@ -45,7 +45,9 @@ from cascade.values import (
 if TYPE_CHECKING:
     from cascade.run import Run
 
-_DEFAULT: Final = -1  # the step of a node that waits for its default
+# The step of a node is the number of the condition that it waits for, or one of these.
+_DEFAULT: Final = -1
+_PREDECESSORS: Final = -2
 
 
 class GraphExecutionStrategy:
@@ -63,7 +65,20 @@ class Interpretation(Strategy):
         super().__init__(run)
         self.demanded: list[tuple[Evaluation, int]] = []
         self.settled: list[tuple[Evaluation, int]] = []
+        self.recorded = 0  # what evaluations still going on have in the state backend
         self._is_propagating = False
+
+    def clear_record_then(self, then: Callable[[], None]) -> None:
+        """Between two evaluations, when nothing recorded belongs to one that goes on."""
+
+        async def clear() -> None:
+            backend = self.run.engine.state_backend
+            assert backend is not None
+            await backend.clear()
+            then()
+            self.propagate()
+
+        self.run.spawn(clear)
 
     def evaluation(
         self,
@@ -85,7 +100,7 @@ class Interpretation(Strategy):
         self._is_propagating = True
         demanded, settled = self.demanded, self.settled
         try:
-            while True:
+            while not self.run.is_over:
                 if settled:
                     evaluation, index = settled.pop()
                     evaluation.spread(index)
@@ -94,6 +109,8 @@ class Interpretation(Strategy):
                     evaluation.demand(index)
                 else:
                     return
+        except Exception as error:
+            self.run.fail(error, f"in run {self.run.id}")
         finally:
             self._is_propagating = False
 
@@ -101,7 +118,7 @@ class Interpretation(Strategy):
 class Evaluation(PlannedEvaluation):
     """An evaluation that keeps its values, and who waits for them, in dictionaries by slot."""
 
-    __slots__ = ("_interpretation", "_readers", "_steps", "_values", "_waiting")
+    __slots__ = ("_interpretation", "_readers", "_recorded", "_steps", "_values", "_waiting")
 
     def __init__(
         self,
@@ -118,6 +135,7 @@ class Evaluation(PlannedEvaluation):
         self._readers: dict[int, list[int | tuple[Evaluation, int]]] = {}
         self._waiting: dict[int, int] = {}
         self._steps: dict[int, int] = {}
+        self._recorded = 0  # results and skips in the state backend
 
     # Beginning
 
@@ -139,7 +157,8 @@ class Evaluation(PlannedEvaluation):
         elif index in self._shared and index != self._plan.root:
             self._alias(index, self._root, index)
         else:
-            _DEMAND[self._slots[index].kind](self, self._slots[index])
+            slot = self._slots[index]
+            self._guarded(_DEMAND[slot.kind], slot)
 
     def _alias(self, index: int, home: Evaluation, there: int) -> None:
         """The value of a slot that belongs to an evaluation around this one."""
@@ -173,23 +192,28 @@ class Evaluation(PlannedEvaluation):
             self._arrived(slot)
 
     def _demand_node(self, slot: Slot) -> None:
-        if slot.bound is not None and slot.index != self._body:
+        if slot.index == self._body and slot.after:
+            # Predecessors of a route belong to the evaluation around the loop, and come first.
+            self._steps[slot.index] = _PREDECESSORS
+            self._need_all(slot, tuple([~index for index in slot.after]))
+        elif slot.bound is not None and slot.index != self._body:
             self._enter_loop(slot)
-        elif slot.conditions:
+        else:
+            self._demand_conditions(slot)
+
+    def _demand_conditions(self, slot: Slot) -> None:
+        if slot.conditions:
             self._steps[slot.index] = 0
             self._check_conditions(slot)
         else:
             self._demand_inputs(slot)
 
     def _demand_inputs(self, slot: Slot) -> None:
-        if slot.index == self._body or (self._overrides and slot.index == self._plan.root):
-            # Predecessors of a loop's routes belong to the evaluation around the loop.
-            after = (
-                tuple([~index for index in slot.after]) if slot.index == self._body else slot.after
-            )
-            self._need_all(slot, (*after, *open_slots(slot, self._overrides), *slot.amount_slots))
-        else:
-            self._need_all(slot, (*slot.after, *slot.argument_slots, *slot.amount_slots))
+        arguments = slot.argument_slots
+        if self._overrides and slot.index == self._plan.root:
+            arguments = open_slots(slot, self._overrides)
+        after = () if slot.index == self._body else slot.after
+        self._need_all(slot, (*after, *arguments, *slot.amount_slots))
 
     def _demand_router(self, slot: Slot) -> None:
         assert slot.selector is not None
@@ -223,8 +247,12 @@ class Evaluation(PlannedEvaluation):
 
     def _arrived(self, slot: Slot) -> None:
         """All that the slot waited for is settled."""
+        self._guarded(_ARRIVED[slot.kind], slot)
+
+    def _guarded(self, step: Callable[[Evaluation, Slot], None], slot: Slot) -> None:
+        """Take a step of the slot; what it raises is the slot's failure, and ends the run."""
         try:
-            _ARRIVED[slot.kind](self, slot)
+            step(self, slot)
         except Exception as error:
             self._failed_at(slot, error)
 
@@ -241,7 +269,10 @@ class Evaluation(PlannedEvaluation):
 
     def _node_arrived(self, slot: Slot) -> None:
         if slot.index in self._steps:
-            self._check_conditions(slot)
+            if self._steps[slot.index] == _PREDECESSORS:
+                self._predecessors_arrived(slot)
+            else:
+                self._check_conditions(slot)
             return
         skipped = self._skipped_by_inputs(slot)
         if skipped is not None:
@@ -250,6 +281,15 @@ class Evaluation(PlannedEvaluation):
             self._start_map(slot)
         else:
             self._start_task(slot)
+
+    def _predecessors_arrived(self, slot: Slot) -> None:
+        """What had to come before the first iteration is there."""
+        del self._steps[slot.index]
+        skipped = self._skipped_predecessor(slot)
+        if skipped is None:
+            self._demand_conditions(slot)
+        else:
+            self._skip(slot, skipped)
 
     def _check_conditions(self, slot: Slot) -> None:
         """Demand the conditions one after the other, up to the first that does not hold."""
@@ -303,13 +343,22 @@ class Evaluation(PlannedEvaluation):
             kwargs = {name: self._value(ref) for name, ref in slot.kwargs} if slot.kwargs else {}
         self._execute(slot, args, kwargs)
 
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value: what the target goes on with is the trampoline's."""
+        strategy = self._interpretation
+        strategy.recorded -= self._recorded
+        if self._recorded and not strategy.recorded:
+            super().leave(lambda: strategy.clear_record_then(then))
+        else:
+            super().leave(then)
+
     def _conclude(self, slot: Slot, value: Any) -> None:
         """The node has its value: recorded first, if somebody records."""
         backend = self._interpretation.run.engine.state_backend
         if backend is None:
             self._settle(slot.index, value)
         else:
-            self._recorded(backend.put_result, slot, value, value)
+            self._record(backend.put_result, slot, value, value)
 
     # Routers
 
@@ -352,9 +401,12 @@ class Evaluation(PlannedEvaluation):
         if backend is None:
             self._settle(slot.index, skipped)
         else:
-            self._recorded(backend.mark_skipped, slot, skipped.reason, skipped)
+            self._record(backend.mark_skipped, slot, skipped.reason, skipped)
 
-    def _recorded(self, write: Any, slot: Slot, record: Any, value: Any) -> None:
+    def _record(self, write: Any, slot: Slot, record: Any, value: Any) -> None:
+        self._recorded += 1
+        self._interpretation.recorded += 1
+
         async def recorded() -> None:
             await write(self.task_id(slot.index), record)
             self._settle(slot.index, value)

@@ -16,7 +16,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import Event, current_time, move_on_after, sleep
+from anyio.lowlevel import checkpoint_if_cancelled
 
+from cascade.admission import FREE
 from cascade.cache import cache_key
 from cascade.errors import TaskTimeoutError
 from cascade.events import (
@@ -127,7 +129,11 @@ class Processor:
         if call.turn is not None:
             self._take_turn(call, call.turn)
             return
-        if call.ticket is None and not self._admit(call):
+        try:
+            if call.ticket is None and not self._admit(call):
+                return
+        except ValueError as error:
+            self._run.call_failed(call, error)
             return
         if call.ticket is not None:
             self._start(call)
@@ -203,7 +209,7 @@ class Processor:
         while True:
             try:
                 return await self._attempt(call)
-            except SetUpFailed:
+            except RunFailed:
                 raise
             except BaseException as error:
                 pause = self._pause_before_retry(call, error)
@@ -215,6 +221,8 @@ class Processor:
         try:
             if self._run.gated(call):
                 await self._acquire(call)
+            if self._run.is_over:
+                await checkpoint_if_cancelled()
             self._start(call)
             if not call.resources:
                 return await self._announced(call, call.args, call.kwargs)
@@ -343,34 +351,35 @@ class Processor:
     async def _acquire(self, call: Call) -> None:
         """Wait until the call may start."""
         admitted = Event()
-        ticket = self._ask(call, admitted.set)
+        try:
+            ticket = self._ask(call, admitted.set)
+        except ValueError as error:
+            self._run.call_failed(call, error)
+            raise RunFailed from error
         if ticket.parked:
             await admitted.wait()
+            await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
 
     def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
         ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, resume)
-        call.ticket = ticket
-        self._run.tickets[ticket] = None
+        if ticket is not FREE:
+            call.ticket = ticket
+            self._run.tickets[ticket] = False
         if ticket.parked and self._bus.listens(TaskBlocked):
             self._publish(TaskBlocked, call, ticket.reason)
         return ticket
 
     def _start(self, call: Call) -> None:
-        """The attempt starts now: its ticket is no longer one that may be withdrawn."""
+        """The attempt starts now, with what it was granted."""
         if call.ticket is not None:
-            self._run.tickets.pop(call.ticket, None)
+            self._run.tickets[call.ticket] = True
             self._gate.start(call.ticket)
 
     def _give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""
-        ticket = call.ticket
-        if ticket is not None:
+        if call.ticket is not None:
+            self._run.give_back(call.ticket)
             call.ticket = None
-            if ticket in self._run.tickets:
-                del self._run.tickets[ticket]
-                self._gate.withdraw(ticket)
-            else:
-                self._gate.give_back(ticket)
 
     # The cache
 
@@ -437,8 +446,8 @@ class _Flight:
         self.value: Any = None
 
 
-class SetUpFailed(Exception):
-    """A resource could not be set up: the run fails with the cause, and nothing is retried."""
+class RunFailed(Exception):
+    """The run has failed with the cause of this: an attempt that cannot even start."""
 
 
 def _came_back_late(call: Call, deadline: float) -> bool:

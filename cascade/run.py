@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +27,7 @@ from anyio.lowlevel import checkpoint
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
-from cascade.processor import Call, Processor, SetUpFailed
+from cascade.processor import Call, Processor, RunFailed
 from cascade.ready import ReadyQueue
 from cascade.resources import ResourceDefinition, opened
 from cascade.values import filled
@@ -55,7 +55,7 @@ class Run:
         self.inputs = Inputs(params)
         self.max_steps = max_steps
         self.session: Session
-        self.tickets: dict[Ticket, None] = {}  # asked for, and not started yet
+        self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
         self.failure: BaseException | None = None
         self.is_over = False
         self.result: Any = None
@@ -67,9 +67,10 @@ class Run:
         self._hosts: TaskGroup | None = None
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
-        self._waiting_for_group: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
         self._cancelled_class = anyio.get_cancelled_exc_class()
+        self._slice_end = perf_counter() + SLICE
         self._batch = LARGEST_BATCH
         self._starts_in_order = self._cancelled_class is asyncio.CancelledError
         self._interruption: BaseException | None = None
@@ -84,7 +85,7 @@ class Run:
             await self._drive(begin)
         finally:
             for ticket in tuple(self.tickets):
-                self.engine.gate.withdraw(ticket)
+                self.give_back(ticket)
             self.engine.gate.leave_run(self.session)
             self._tell_finished(started)
         if self._teardown_failures:
@@ -130,12 +131,13 @@ class Run:
         path = " -> ".join(call.place.path(call.index))
         self.fail(
             error,
-            f"in task {call.slot.name!r} ({path}), attempt {call.attempt}, of run {self.id}",
+            f"in task {call.slot.name!r} ({call.task_id}), attempt {call.attempt}, "
+            f"of run {self.id}; its path to the target: {path}",
         )
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `function` in a task of its own; what it raises fails the run."""
-        self._waiting_for_group.append(function)
+        self._spawned.append(function)
         self._wake_up()
 
     def spawn_call(
@@ -151,6 +153,13 @@ class Run:
     def gated(self, call: Call) -> bool:
         """Whether the call has to ask the gate before it starts."""
         return bool(call.amounts) or self.engine.gate.limits(call.slot.name)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """The attempt is over, or will not start."""
+        if self.tickets.pop(ticket):
+            self.engine.gate.give_back(ticket)
+        else:
+            self.engine.gate.withdraw(ticket)
 
     # Resources
 
@@ -171,7 +180,9 @@ class Run:
         self._open_holdings.pop(holdings, None)
 
     @asynccontextmanager
-    async def open_resource(self, definition: ResourceDefinition, arguments: dict[str, Any]) -> Any:
+    async def open_resource(
+        self, definition: ResourceDefinition, arguments: dict[str, Any]
+    ) -> AsyncIterator[Any]:
         """A resource set up for the body, its events told, its failing tear-down recorded."""
         deadline = self.engine.teardown_timeout
         acquired = False
@@ -189,7 +200,6 @@ class Run:
         self, call: Call, stack: AsyncExitStack
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """The arguments of an attempt, its task resources set up in `stack`."""
-        holdings = call.place.holdings
         values: dict[str, Any] = {}
         for name in call.resources:
             needed_by = f"task {call.slot.name!r}"
@@ -198,6 +208,7 @@ class Run:
                     continue
                 if definition.scope != "task":
                     order = self.engine.resources.set_up_order(definition.name, needed_by)
+                    holdings = self.holdings if definition.scope == "run" else call.place.holdings
                     values[definition.name] = await holdings.obtain(order)
                     continue
                 arguments = {p: values[n] for p, n in definition.dependencies.items()}
@@ -216,7 +227,7 @@ class Run:
             return await stack.enter_async_context(opener)
         except Exception as error:
             self._set_up_failed(definition, error)
-            raise SetUpFailed from error
+            raise RunFailed from error
 
     def _set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
         self.fail(error, f"in the set-up of the resource {definition.name!r}, of run {self.id}")
@@ -234,7 +245,7 @@ class Run:
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
             self._guard(begin)
-            if not await self._carry_out_inline():
+            if not await self._carry_out_inline() or self._spawned:
                 await self._carry_out_in_groups()
         except BaseException as error:  # failures are kept, so this is the run being cancelled
             self._interruption = error
@@ -256,28 +267,36 @@ class Run:
 
     async def _work_in_group(self) -> None:
         async with anyio.create_task_group() as self._work:
-            while not self.is_over:
-                self._start_spawned()
-                if self._starting:
-                    await self._start_all()  # before inline tasks run
-                elif self._inline:
-                    await self._carry_out_inline()
-                else:
-                    self._wake = Event()
-                    await self._wake.wait()
-                    self._wake = None
-            self._work.cancel_scope.cancel()  # what is left: siblings of a failure, a gate's timer
+            try:
+                while not self.is_over:
+                    await self._carry_on(self._work)
+            finally:
+                # What is left: siblings of a failure, and what was spawned meanwhile, which has to
+                # begin before it is cancelled so that it can give up what it holds.
+                self._start_spawned(self._work)
+                self._work.cancel_scope.cancel()
+
+    async def _carry_on(self, work: TaskGroup) -> None:
+        """Start all that is ready to be started, else carry out inline calls, else wait."""
+        self._start_spawned(work)
+        if self._starting:
+            await self._start_all(work)
+        elif self._inline:
+            await self._carry_out_inline()
+        else:
+            self._wake = Event()
+            await self._wake.wait()
+            self._wake = None
 
     async def _carry_out_inline(self) -> bool:
         """Carry out inline calls while nothing else is to be started; whether the run is over."""
         queue = self._inline
         run_inline = self.processor.run_inline
-        slice_end = perf_counter() + SLICE
-        while queue and not self._starting and not self._waiting_for_group and not self.is_over:
+        while queue and not self._starting and not self._spawned and not self.is_over:
             self._guard(run_inline, queue.pop())
-            if perf_counter() >= slice_end:
+            if perf_counter() >= self._slice_end:
                 await checkpoint()
-                slice_end = perf_counter() + SLICE
+                self._slice_end = perf_counter() + SLICE
         return self.is_over
 
     def _guard(self, function: Callable[..., None], *args: Any) -> None:
@@ -286,22 +305,20 @@ class Run:
         except BaseException as error:
             self.fail(error, f"in run {self.id}")
 
-    def _start_spawned(self) -> None:
-        assert self._work is not None
-        spawned, self._waiting_for_group = self._waiting_for_group, []
+    def _start_spawned(self, work: TaskGroup) -> None:
+        spawned, self._spawned = self._spawned, []
         for function in spawned:
-            self._work.start_soon(self._guard_task, function)
+            work.start_soon(self._guard_task, function)
 
-    async def _start_all(self) -> None:
+    async def _start_all(self, work: TaskGroup) -> None:
         """Start what may suspend, in plan order, and let each get as far as it can at once."""
-        assert self._work is not None
         queue = self._starting
         if self._starts_in_order:
             while queue and not self.is_over:
-                await self._start_batch(self._work)
+                await self._start_batch(work)
             return
         all_started = Event()
-        self._work.start_soon(self._carry_out_after_next, queue.pop(), all_started)
+        work.start_soon(self._carry_out_after_next, queue.pop(), work, all_started)
         await all_started.wait()
 
     async def _start_batch(self, work: TaskGroup) -> None:
@@ -313,16 +330,17 @@ class Run:
         held = max(perf_counter() - began, 1e-6)
         self._batch = max(1, min(LARGEST_BATCH, int(self._batch * SLICE / held)))
 
-    async def _carry_out_after_next(self, call: Call, all_started: Event) -> None:
+    async def _carry_out_after_next(self, call: Call, work: TaskGroup, all_started: Event) -> None:
         """Where the event loop shuffles what it starts, each task starts the one after it."""
-        assert self._work is not None
         if self._starting and not self.is_over:
-            self._work.start_soon(self._carry_out_after_next, self._starting.pop(), all_started)
+            work.start_soon(self._carry_out_after_next, self._starting.pop(), work, all_started)
         else:
             all_started.set()
         await self._carry_out(call)
 
     async def _carry_out(self, call: Call) -> None:
+        if self.is_over:
+            return
         try:
             value = await self.processor.process(call)
             call.place.completed(call, value)
@@ -345,7 +363,7 @@ class Run:
 
     def _task_failed(self, error: BaseException, call: Call | None) -> None:
         """A task of the work group ends with `error`: cancellation goes on, all else is told."""
-        if isinstance(error, SetUpFailed):
+        if isinstance(error, RunFailed):
             return
         cancelled = anyio.current_effective_deadline() == -math.inf
         if self.is_cancellation(error) and cancelled:

@@ -9,9 +9,10 @@ an idle loop waits for it, in real time, as long as the next timer is away; only
 clock jump. So a result that is there in time never meets a timeout, a thread that takes too long
 does, and a thread that waits for a timer of the loop is not waited for in vain.
 
-trio's `MockClock` jumps while threads and processes are at work (python-trio/trio#456): a thread
-that sleeps 0.1 s meets a timeout of 300 s, and anyio's worker processes, which have 20 s to start,
-never start. `_WaitForWork` gives it the rule above. On asyncio, `_VirtualTimeLoop` is the rule.
+Prior art is trio's `MockClock(autojump_threshold=0)`. It jumps while threads and processes are at
+work (python-trio/trio#456): a thread that sleeps 0.1 s meets a timeout of 300 s, and anyio's worker
+processes, which have 20 s to start, never start. And it jumps by a difference, so that from 0.3 it
+arrives a little after 0.9. Hence a clock of our own for trio too.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 from anyio import NoEventLoopError, to_process, to_thread
-from trio.testing import MockClock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+DAY = 24 * 3600.0  # event loops wait no longer than that at a time
 
 
 def virtual_time(backend: str) -> dict[str, Any]:
@@ -53,8 +55,8 @@ def virtual_time(backend: str) -> dict[str, Any]:
     if backend == "asyncio":
         return {"loop_factory": _VirtualTimeLoop}
     if backend == "trio":
-        clock = MockClock(autojump_threshold=0)
-        return {"clock": clock, "instruments": [_WaitForWork(clock)]}
+        clock = _JumpingClock()
+        return {"clock": clock, "instruments": [clock]}
     raise ValueError(f"backend={backend!r} has no virtual time; it must be 'asyncio' or 'trio'")
 
 
@@ -74,9 +76,9 @@ class _VirtualTimeLoop(asyncio.SelectorEventLoop):
     _scheduled: list[asyncio.TimerHandle]  # asyncio's heap of timers, the earliest first
 
     def __init__(self) -> None:
-        self._now = 0.0
-        self._calls = 0
         super().__init__(_JumpingSelector(self))
+        self._calls = 0
+        self._set_time(0.0)
 
     def time(self) -> float:
         return self._now
@@ -88,10 +90,13 @@ class _VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Move the clock to the next timer, the one that an idle `select` was to wait for."""
         # Not now + timeout: the sum of floats can miss the timer by a little, and asyncio asks
         # for no more than a day at a time.
-        self._now = self._scheduled[0].when()
+        self._set_time(self._scheduled[0].when())
+
+    def _set_time(self, now: float) -> None:
+        self._now = now
         # Timers earlier than now + resolution run. With one ulp that is exactly those that are
         # due; the nanosecond of the real clock is none at all once now is large (a hang).
-        self._clock_resolution = math.ulp(self._now)
+        self._clock_resolution = math.ulp(now)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
@@ -123,20 +128,46 @@ class _JumpingSelector(selectors.DefaultSelector):
         return ready
 
 
-class _WaitForWork(trio.abc.Instrument):
-    """Keeps a MockClock from jumping for as long as work that is going on may really take."""
+class _JumpingClock(trio.abc.Clock, trio.abc.Instrument):
+    """A clock of trio's that jumps when the loop would wait; as an instrument, it sees it wait."""
 
-    def __init__(self, clock: MockClock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._deadline = math.inf
+        self._wait = 0.0
+        self._working = False
+        self._waiting = False
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self._now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        # Asked when no task can run, right before the wait.
+        self._deadline = deadline
+        self._working = _at_work()
+        if deadline <= self._now:
+            self._wait = 0.0
+        else:
+            self._wait = min(deadline - self._now, DAY) if self._working else DAY
+        return self._wait
 
     def before_io_wait(self, timeout: float) -> None:
-        threshold = 0.0
-        if _at_work():
-            threshold = max(0.0, trio.lowlevel.current_statistics().seconds_to_next_deadline)
-        if threshold != self._clock.autojump_threshold:
-            self._clock.autojump_threshold = threshold
-            # This wait was computed with the old threshold: end it at once.
+        # A shorter timeout than ours is that of `wait_all_tasks_blocked`, which comes first.
+        self._waiting = 0 < timeout == self._wait and self._deadline < math.inf
+        if self._waiting and not self._working:
+            # Nothing to wait for: this ends the wait at once, with what is ready.
             trio.lowlevel.current_trio_token().run_sync_soon(_nothing)
+
+    def after_io_wait(self, timeout: float) -> None:
+        if not self._waiting:
+            return
+        own = 0 if self._working else 1  # the call above, and the task of trio's that makes it
+        statistics = trio.lowlevel.current_statistics()
+        if statistics.tasks_runnable <= own and statistics.run_sync_soon_queue_size <= own:
+            self._now = self._deadline
 
 
 def _nothing() -> None:

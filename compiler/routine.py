@@ -43,6 +43,7 @@ class _Place:
     slot: Slot
     region: int  # where it is demanded
     own: int  # where its code stands: elsewhere if it turns out not to be shared
+    follow: int = isa.NOWHERE  # after the predecessors of an iteration
     then: list[int] = field(default_factory=list)  # after each of its conditions
     otherwise: int = isa.NOWHERE  # for its default
     routes: dict[Ref, int] = field(default_factory=dict)
@@ -151,6 +152,8 @@ class RoutineCompiler:
         return place
 
     def _place_node(self, slot: Slot, place: _Place, region: int) -> None:
+        if self._is_root_body(slot) and slot.after:
+            place.follow = region = self._new_region()
         for condition in slot.conditions:
             self._demand(condition, region)
             region = self._new_region()
@@ -276,6 +279,8 @@ class RoutineCompiler:
 
     def _emit_node(self, place: _Place, region: int, dst: int, rank: int) -> None:
         slot = place.slot
+        if place.follow != isa.NOWHERE:
+            region = self._emit_predecessors(place, dst)
         above = self._first_rank(place.then[0], rank) if place.then else rank
         order = -1
         for condition, then in zip(slot.conditions, place.then, strict=True):
@@ -291,14 +296,20 @@ class RoutineCompiler:
                 above, order = max(self._rank[slot.default], above), 1
             default = isa.Default(place.otherwise, dst, slot.index, self._operand(slot.default))
             self._row(above, order, default)
-        if self._is_root_body(slot):
-            for index in dict.fromkeys(slot.after):
-                self._row(rank, -1, isa.Outer(region, self._registers[~index], index))
         self._row(rank, 0, self._invocation(slot, region, dst))
 
+    def _emit_predecessors(self, place: _Place, dst: int) -> int:
+        """The predecessors of an iteration belong to the evaluation around, and come first."""
+        slot = place.slot
+        after = tuple([self._registers[~index] for index in slot.after])
+        for index in dict.fromkeys(slot.after):
+            self._row(-1, 0, isa.Outer(place.region, self._registers[~index], index))
+        self._row(-1, 0, isa.Follow(place.region, dst, slot.index, after, place.follow))
+        return place.follow
+
     def _invocation(self, slot: Slot, region: int, dst: int) -> isa.Instruction:
-        is_body = self._is_root_body(slot)
-        after = tuple([self._registers[~index if is_body else index] for index in slot.after])
+        own = () if self._is_root_body(slot) else slot.after
+        after = tuple([self._registers[index] for index in own])
         amounts = tuple(
             [(name, self._registers[ref]) for name, kind, ref in slot.amounts if kind is None]
         )

@@ -18,10 +18,14 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "expressions"),
-    ("task", "flow", "inputs", "resources"),
-    ("graph",),
-    ("solver", "executor", "state", "constraints", "gate", "cache", "retry", "processor"),
+    ("errors", "events", "retry", "bucket"),
+    ("expressions", "constraints"),
+    ("task", "flow", "inputs", "resources", "admission"),
+    ("structure", "gate"),
+    ("graph", "values", "state", "holdings", "ready"),
+    ("solver", "executor", "cache"),
+    ("plan", "processor"),
+    ("run", "trampoline"),
     ("interpreter", "vm"),
     ("compiler",),
     ("engine",),

@@ -50,7 +50,7 @@ def test_a_chain_of_skipped_nodes_may_be_of_any_length(run):
         node = inc(node)
     bus, reasons = cs.MessageBus(), []
     bus.subscribe(cs.TaskSkipped, lambda event: reasons.append(event.reason))
-    with pytest.raises(cs.DependencyMissingError, match="origin.*ConditionFalse"):
+    with pytest.raises(cs.DependencyMissingError, match=r"origin.*ConditionFalse"):
         run(node, bus=bus)
     assert len(reasons) == SOME + 1
 
@@ -185,7 +185,7 @@ def by_router():
 )
 def test_a_cycle_names_its_path(run, make):
     """A cycle of dependencies is a `CycleError` that names the path."""
-    with pytest.raises(cs.CycleError, match="(?s)first.*second|second.*first") as caught:
+    with pytest.raises(cs.CycleError, match=r"(?s)first.*second|second.*first") as caught:
         run(make())
     assert isinstance(caught.value, ValueError)
     with pytest.raises(cs.CycleError):

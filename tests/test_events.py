@@ -225,6 +225,21 @@ def test_params_are_told(watch):
     assert dict(event.params) == {"p": "v"}
 
 
+def test_cancelled_attempts_are_told_too(watch):
+    """Every attempt that started has finished when its run has, whatever ended it."""
+
+    @cs.task
+    async def fails():
+        await anyio.sleep(1)
+        raise ValueError
+
+    events = watch([hold(), fails(), hold()])
+    counts = dict.fromkeys(TASK_EVENTS, 0)
+    for event in events:
+        counts[type(event)] += 1
+    assert counts[cs.TaskExecutionStarted] == counts[cs.TaskExecutionFinished] == 3
+
+
 def test_runs_differ_by_their_id(watch):
     """Each run has an id of its own."""
     ids = {watch(hold(), cs.RunStarted)[0].run_id for _ in range(3)}

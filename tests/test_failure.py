@@ -1,5 +1,7 @@
 """Failure: the same object, its notes, and the order of the end (section 11)."""
 
+import time
+
 import anyio
 import pytest
 
@@ -332,3 +334,78 @@ def test_every_error_is_a_cascade_error_and_a_builtin_one(error, builtin):
     """Errors of Cascade's own are caught by CascadeError and by the builtin they are like."""
     assert issubclass(error, cs.CascadeError)
     assert issubclass(error, builtin)
+
+
+def test_a_parked_attempt_does_not_start_after_the_failure_that_would_admit_it(run):
+    """No attempt starts after the first failure, even if that failure frees what it waits for."""
+    started = []
+
+    @cs.task
+    async def fails():
+        await anyio.sleep(1)
+        raise KeyError("first")
+
+    @cs.task
+    async def parked():
+        started.append("parked")
+
+    later = cs.task(lambda: None, name="later")()
+    with pytest.raises(KeyError):
+        run(
+            [
+                fails().with_constraints(gpu=1),
+                parked().with_constraints(gpu=1).after(later),
+            ],
+            system_resources={"gpu": 1},
+        )
+    assert started == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_more_than_the_capacity_fails_at_once_and_names_the_task(run, is_async):
+    """What can never start is not retried, and its notes name task, path and attempt."""
+
+    async def later():
+        return 1
+
+    task = cs.task(later if is_async else lambda: 1, name="greedy")
+    with pytest.raises(ValueError, match="gpu") as caught:
+        run(task().with_constraints(gpu=2).with_retry(3, 60), system_resources={"gpu": 1})
+    assert "'greedy' (greedy#0), attempt 1" in caught.value.__notes__[0]
+
+
+def test_an_awaitable_given_as_the_run_ends_gives_its_capacity_back(inside):
+    """A sync task's awaitable that never gets to be awaited leaves nothing behind."""
+
+    async def main():
+        engine = cs.Engine(system_resources={"gpu": 1})
+        event = anyio.Event()
+
+        @cs.task
+        async def bad():
+            await event.wait()
+            raise KeyError("bad")
+
+        @cs.task
+        def gives():
+            time.sleep(0.01)
+            event.set()
+            return anyio.sleep(1)
+
+        with pytest.raises(KeyError):
+            await engine.run([bad(), gives().with_constraints(gpu=1)])
+        free = cs.task(lambda: "free")()
+        return await engine.run(free.with_constraints(gpu=1))
+
+    assert inside(main) == "free"
+
+
+def test_amounts_without_capacity_limit_nobody(run):
+    """Names without capacity are not limited, whatever the number of tasks."""
+
+    @cs.task
+    async def napping():
+        await anyio.sleep(1)
+        return 1
+
+    assert run([napping().with_constraints(unknown=3) for _ in range(3)]) == [1, 1, 1]

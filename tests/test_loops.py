@@ -363,6 +363,43 @@ def test_loops_run_at_the_same_time(run):
     assert [set(log[i : i + 2]) for i in (0, 2, 4)] == [{"a", "b"}] * 3
 
 
+def test_a_route_is_evaluated_anew_wherever_else_it_stands(run):
+    """A node that is a route and a part of the target runs in the iteration and in the target."""
+    calls = []
+
+    @cs.task
+    def start():
+        return cs.Jump("work", 7)
+
+    @cs.task
+    def work(n):
+        calls.append(n)
+        return n
+
+    shared = work(1)
+    assert run([cs.bind(start(), cs.select_jump({"work": shared})), shared]) == [7, 1]
+    assert sorted(calls) == [1, 7]
+
+
+def test_a_skipped_argument_skips_the_loop(run):
+    """A looped node that needs a skipped node is skipped, in whichever iteration."""
+    holds, _ = conditional(2)
+    calls = []
+
+    @cs.task
+    def argument():
+        return 1
+
+    @cs.task
+    def step(n, needed):
+        calls.append(n)
+        return cs.Jump("again", {"n": n + 1})
+
+    with pytest.raises(cs.DependencyMissingError, match="argument"):
+        run([loop_of(step(0, argument().run_if(holds())))])
+    assert calls == [0, 1]
+
+
 def test_loops_nest(run):
     """A loop that a looped node needs is run anew in each iteration."""
     count, calls = counter()
@@ -619,3 +656,27 @@ def test_jumps_take_constant_stack_and_memory(run, shape):
     assert run(first) == 3_000
     assert depths[0] == depths[1]
     assert alive[1] <= alive[0] + 3
+
+
+def test_predecessors_of_a_loop_have_run_before_its_first_iteration_begins(run):
+    """`after` predecessors run before the first iteration, its conditions included."""
+    log = []
+
+    @cs.task
+    async def before():
+        await anyio.sleep(5)
+        log.append("before")
+
+    @cs.task
+    def told(name):
+        log.append(name)
+        return True
+
+    @cs.task
+    def step(_):
+        log.append("step")
+        return cs.Jump("again") if log.count("step") < 2 else "done"
+
+    node = step(told("argument")).run_if(told("condition")).after(before())
+    assert run(cs.bind(node, cs.select_jump({"again": node}))) == "done"
+    assert log == ["before", *["condition", "argument", "step"] * 2]

@@ -65,9 +65,10 @@ def use_item(x, db=cs.inject("db")):
         (echo(cs.inject("db")), ("db",)),
         (echo({"a": [cs.inject("db")]}), ({"a": ["db"]},)),
         ([cs.inject("db")], ["db"]),
+        ([use(), use(), cs.inject("db")], ["db", "db", "db"]),
         (use_item.map(x=[1, 2]), [(1, "db"), (2, "db")]),
     ],
-    ids=["default", "argument", "nested", "target", "map"],
+    ids=["default", "argument", "nested", "target", "concurrent", "map"],
 )
 def test_a_resource_is_injected_and_torn_down(run, kind, target, value):
     """What the generator yields stands for `cs.inject(name)`, and the generator is finished."""
@@ -222,6 +223,24 @@ def test_a_failing_set_up_fails_the_run_and_is_not_retried(run, scope):
         run(use().with_retry(3), resources=[db])
     assert len(errors) == 1
     assert caught.value is errors[0]
+
+
+def test_a_failing_set_up_gives_its_capacity_back(inside, use_vm):
+    """The gate is passed before a resource of scope task: its failure frees what was taken."""
+
+    @cs.resource(scope="task")
+    def db():
+        raise OSError("no connection")
+        yield
+
+    async def program():
+        engine = cs.Engine(system_resources={"gpu": 1})
+        engine.register(db)
+        with pytest.raises(OSError, match="no connection"):
+            await engine.run(use().with_constraints(gpu=1), use_vm=use_vm)
+        return await engine.run(use("mine").with_constraints(gpu=1), use_vm=use_vm)
+
+    assert inside(program) == "mine"
 
 
 @pytest.mark.parametrize("scope", ["run", "step", "task"])

@@ -231,6 +231,21 @@ def test_concurrent_runs_of_an_engine_share_its_capacity(inside, use_vm):
     assert ends == pytest.approx([1, 2])
 
 
+def test_a_task_may_run_targets_on_its_own_engine(inside, use_vm):
+    """A run within a run is one more concurrent run."""
+
+    async def program():
+        engine = cs.Engine(system_resources={"gpu": 1})
+
+        @cs.task
+        async def inner(x):
+            return await engine.run(nap(x).with_constraints(gpu=1), use_vm=use_vm)
+
+        return await engine.run([inner(1), inner(2)], use_vm=use_vm)
+
+    assert inside(program) == [1, 2]
+
+
 def test_an_engine_works_in_one_loop_after_another(inside, use_vm):
     """What a run in an earlier event loop did leaves an engine fit for the next."""
     engine = cs.Engine(system_resources={"gpu": 1})
@@ -386,3 +401,36 @@ def test_statistics_of_an_engine_are_frozen(inside, use_vm):
     assert (statistics.plan_misses, statistics.plan_hits, statistics.plans) == (1, 2, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         statistics.plans = 5
+
+
+def test_a_state_backend_is_cleared_between_evaluations(inside):
+    """Iterations clear the record, unless it holds what an evaluation around them still needs."""
+
+    class Counted(cs.InMemoryStateBackend):
+        clears = 0
+
+        async def clear(self):
+            self.clears += 1
+            await super().clear()
+
+    def loop():
+        @cs.task
+        def step(n):
+            return cs.Jump("again", n + 1) if n < 3 else n
+
+        node = step(cs.task(lambda: 0, name="zero")())
+        return cs.bind(node, cs.select_jump({"again": node}))
+
+    async def main():
+        backend = Counted()
+        engine = cs.Engine(state_backend=backend)
+        assert await engine.run(loop()) == 3
+        assert await backend.get_result("step#1") == 3
+        alone = backend.clears
+        before = cs.task(lambda: "kept", name="before")()
+        assert await engine.run([before, loop().after(before)]) == ["kept", 3]
+        assert await backend.get_result("before#0") == "kept"
+        return alone, backend.clears - alone
+
+    alone, beside = inside(main)
+    assert (alone, beside) == (2, 1)

@@ -486,7 +486,31 @@ def test_keys_are_looked_up_as_in_a_dict(run, key, given):
 def test_an_unknown_key_lists_the_keys(run, key):
     """An unknown key without a default is a `RouteNotFoundError` that lists the keys."""
     selector = cs.task(lambda: key, name="selector")()
-    with pytest.raises(cs.RouteNotFoundError, match="(?s)'alpha'.*'beta'") as caught:
+    with pytest.raises(cs.RouteNotFoundError, match=r"(?s)'alpha'.*'beta'") as caught:
         run(cs.Router(selector, {"alpha": 1, "beta": 2}))
     assert repr(key) in str(caught.value)
     assert isinstance(caught.value, LookupError)
+
+
+def test_a_node_that_iterations_share_is_pruned_once(run, skipped):
+    """An invariant that only unchosen routes of a loop lead to is reported once."""
+    bus, seen = skipped
+    executions = []
+
+    @cs.task
+    def step(_route):
+        executions.append(1)
+        return cs.Jump("again") if len(executions) < 3 else "done"
+
+    invariant = cs.task(lambda: 1, name="invariant", pure=True)
+    node = step(cs.Router(task("k"), {"k": 1, "l": invariant()}))
+    assert run(cs.bind(node, cs.select_jump({"again": node})), bus=bus) == "done"
+    assert seen == [("invariant", "Pruned")]
+
+
+def test_a_route_under_another_key_is_unchosen(run, skipped):
+    """What an unchosen key leads to is pruned, even if the chosen key leads to the same node."""
+    bus, seen = skipped
+    node = task("x", task("a")).run_if(False, default=0)
+    run(cs.Router(task("k"), {"k": node, "l": node}), bus=bus)
+    assert seen == [("x", "ConditionFalse"), ("a", "Pruned")]

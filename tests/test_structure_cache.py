@@ -57,6 +57,15 @@ def pair(x, y):
     return x, y
 
 
+class Account:
+    def __init__(self, balance):
+        self.balance = balance
+
+    @cs.task
+    def plus(self, amount):
+        return self.balance + amount
+
+
 SAME = [
     (lambda: f(1), lambda: f(2)),
     (lambda: f(1), lambda: f("text")),
@@ -69,6 +78,8 @@ SAME = [
     (lambda: f(1).run_if(False, default=1), lambda: f(2).run_if(False, default=2)),
     (lambda: f(1).after(g(1)), lambda: f(2).after(g(2))),
     (lambda: f(1, a=2), lambda: f(3, a=4)),
+    (lambda: Account(1).plus(1), lambda: Account(2).plus(2)),
+    (lambda: pair.map(x=[1], y=[2]), lambda: pair.map(x=[1, 2], y=(3, 4))),
 ]
 
 
@@ -247,6 +258,30 @@ def test_the_cache_is_bounded(inside, use_vm):
     inside(main)
 
 
+def test_a_task_that_is_gone_is_not_mistaken_for_another(inside, use_vm):
+    """Tasks go by identity: one made where another was freed has its own plan and value."""
+
+    async def main():
+        engine = cs.Engine(plan_cache_size=4)
+        for number in range(50):
+            assert await engine.run(cs.task(lambda n=number: n)(), use_vm=use_vm) == number
+            gc.collect(0)
+
+    inside(main)
+
+
+def test_keys_of_a_cached_router_are_its_own(inside, use_vm):
+    """Keys that are equal in a dict are still told apart: an error lists a Router's own."""
+
+    async def main():
+        engine = cs.Engine()
+        for key in (1, True, 1.0):
+            with pytest.raises(cs.RouteNotFoundError, match=rf"\b{key}\b"):
+                await engine.run(cs.Router(g(), {key: "x"}), use_vm=use_vm)
+
+    inside(main)
+
+
 class Data:
     """Something that can be referred to weakly."""
 
@@ -265,6 +300,7 @@ class Data:
         lambda data: [pure(data), pure(data)],
         lambda data: looped(step(1, data)),
         lambda data: returning(3, data),
+        lambda data: calling(3, data),
     ],
 )
 def test_the_cache_keeps_no_data_alive(inside, use_vm, make):

@@ -305,6 +305,20 @@ def test_a_returned_expression_shares_nothing(run):
     assert calls == [1, 1, 1]
 
 
+def test_recursion_of_returned_expressions_has_no_limit(run):
+    """A returned expression may need another, to any depth."""
+
+    @cs.task
+    def add(a, b):
+        return a + b
+
+    @cs.task
+    def total(n):
+        return add(n, total(n - 1)) if n else 0
+
+    assert run(total(3_000)) == 4_501_500
+
+
 def test_map_items_may_return_expressions(run):
     """Each item's value is that of the expression it returns."""
 

@@ -295,13 +295,14 @@ def test_chain_methods_return_the_expression(method, args, kwargs):
 )
 def test_values_are_checked_when_given(method, kwargs):
     """A policy that makes no sense is a `ValueError` at the chain method."""
-    with pytest.raises(ValueError):
+    (name,) = kwargs
+    with pytest.raises(ValueError, match=name):
         getattr(wait(), method)(**kwargs)
 
 
 def test_a_timeout_needs_a_task_that_can_be_left():
     """A timeout on an inline sync task is a `ValueError` that names `mode="thread"`."""
-    with pytest.raises(ValueError, match="mode=.thread"):
+    with pytest.raises(ValueError, match=r"mode=.thread"):
         add(1).with_timeout(1)
 
 
@@ -374,7 +375,7 @@ def test_awaiting_an_expression_is_an_error(inside, make):
     """`await lazy` is an error that says how to run it."""
 
     async def main():
-        with pytest.raises((TypeError, cs.CascadeError), match="run_async|run"):
+        with pytest.raises((TypeError, cs.CascadeError), match="run"):
             await make()
 
     inside(main)

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import pytest
+import trio
 from anyio import from_thread, to_process, to_thread
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -252,6 +253,22 @@ def test_threads_call_the_loop(inside: Inside) -> None:
         return await to_thread.run_sync(work)
 
     assert inside(main) == 0.01
+
+
+def test_calls_from_outside_come_before_the_jump(backend: str, inside: Inside) -> None:
+    """What another thread has asked of the loop is done before time passes."""
+
+    async def main() -> list[float]:
+        times: list[float] = []
+        if backend == "trio":
+            call_soon: Any = trio.lowlevel.current_trio_token().run_sync_soon
+        else:
+            call_soon = asyncio.get_running_loop().call_soon_threadsafe
+        call_soon(lambda: times.append(anyio.current_time()))
+        await anyio.sleep(5)
+        return times
+
+    assert inside(main) == [0.0]
 
 
 def test_work_in_a_process_takes_no_virtual_time(inside: Inside) -> None:

@@ -312,6 +312,36 @@ def test_a_failed_run_awaits_its_threads(run):
     assert ended == [1]
 
 
+def test_a_cancelled_run_awaits_its_threads(inside, use_vm):
+    """A run that is cancelled ends when the functions in its threads are over."""
+    ended = []
+
+    @cs.task(mode="thread")
+    def slow():
+        time.sleep(0.3)
+        ended.append(1)
+
+    async def program():
+        with anyio.move_on_after(0.1) as scope:
+            await cs.run_async([slow(), slow()], use_vm=use_vm)
+        return scope.cancelled_caught, len(ended)
+
+    assert inside(program) == (True, 2)
+
+
+@linux
+def test_a_cancelled_run_kills_its_processes(inside, use_vm, workflow):
+    """A run that is cancelled does not wait for its process tasks."""
+
+    async def program():
+        with anyio.move_on_after(0.5) as scope:
+            await cs.run_async([workflow.nap(600), workflow.nap(600)], use_vm=use_vm)
+        return scope.cancelled_caught
+
+    assert inside(program)
+    assert children() == set()
+
+
 def test_a_thread_may_change_the_constraints_through_the_loop(inside, use_vm):
     """From a worker thread constraints are changed through `anyio.from_thread`."""
 

@@ -44,6 +44,11 @@ def programs(executed):
         return cs.Jump("again", n + 1) if n < limit else n
 
     @cs.task
+    async def async_step(n, limit):
+        executed()
+        return cs.Jump("again", n + 1) if n < limit else n
+
+    @cs.task
     def call(n, limit):
         executed()
         return cs.TailCall((n + 1,)) if n < limit else n
@@ -53,9 +58,21 @@ def programs(executed):
         executed()
         return unfold(n + 1, limit) if n < limit else n
 
-    def loop(limit):
-        first = step(1, limit)
-        return cs.bind(first, cs.select_jump({"again": first}))
+    @cs.task
+    def retried(limit):
+        executed()
+        attempts.append(1)
+        if len(attempts) < limit:
+            raise ValueError
+
+    attempts = []
+
+    def loop(task):
+        def looped(limit):
+            first = task(1, limit)
+            return cs.bind(first, cs.select_jump({"again": first}))
+
+        return looped
 
     def chain(limit, task):
         target = task()
@@ -70,13 +87,15 @@ def programs(executed):
         "async chain": lambda limit: chain(limit, coroutine),
         "map": lambda limit: node.map(x=list(range(limit))),
         "conditions": lambda limit: [node().run_if(node(1)) for _ in range(limit // 2)],
-        "loop": loop,
+        "loop": loop(step),
+        "async loop": loop(async_step),
+        "retries": lambda limit: retried(limit).with_retry(10**9),
         "tail calls": lambda limit: call(1, limit),
         "returned expressions": lambda limit: unfold(1, limit),
     }
 
 
-ENDLESS = ["loop", "tail calls", "returned expressions"]
+ENDLESS = ["loop", "async loop", "retries", "tail calls", "returned expressions"]
 ALL = sorted(programs(None))
 
 
@@ -97,11 +116,11 @@ def test_tasks_that_do_not_suspend_yield(inside, use_vm, name):
     async def program():
         async with anyio.create_task_group() as group:
             group.start_soon(watches)
-            await cs.run_async(programs(executed)[name](300), use_vm=use_vm)
+            await cs.run_async(programs(executed)[name](150), use_vm=use_vm)
             group.cancel_scope.cancel()
 
     inside(program)
-    assert sum(gaps) == 300
+    assert sum(gaps) == 150
     longest = sorted(gaps)
     assert longest[-1] <= 5 + 1 + 64 + 10
     assert longest[-2] <= 5 + 1 + 10

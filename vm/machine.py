@@ -180,13 +180,15 @@ class Machine(Strategy):
         self._is_propagating = True
         fired = self.fired
         try:
-            while fired:
+            while fired and not self.run.is_over:
                 frame, pc = fired.pop()
                 handler, instruction, reads = frame.program.steps[pc]
                 try:
                     handler(frame, instruction, reads)
                 except Exception as error:
                     frame.failed(instruction, error)
+        except Exception as error:
+            self.run.fail(error, f"in run {self.run.id}")
         finally:
             self._is_propagating = False
 
@@ -338,6 +340,14 @@ class Frame(PlannedEvaluation):
         else:
             self.open(row.otherwise)
 
+    def do_follow(self, row: isa.Follow, _: tuple[int, ...]) -> None:
+        slot = self._slots[row.site]
+        skipped = self._skipped_predecessor(slot)
+        if skipped is None:
+            self.open(row.then)
+        else:
+            self._skip(slot, skipped)
+
     def do_default(self, row: isa.Default, _: tuple[int, ...]) -> None:
         slot = self._slots[row.site]
         value = self._operand(row.value)
@@ -412,6 +422,7 @@ HANDLERS: Final[Mapping[type[isa.Instruction], Handler]] = {
     isa.Map: Frame.do_map,
     isa.Loop: Frame.do_loop,
     isa.Branch: Frame.do_branch,
+    isa.Follow: Frame.do_follow,
     isa.Default: Frame.do_default,
     isa.Choose: Frame.do_choose,
     isa.Take: Frame.do_take,
