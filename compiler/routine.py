@@ -258,8 +258,7 @@ class RoutineCompiler:
         slot, region = place.slot, place.region
         dst, rank = self._registers[slot.index], self._rank[slot.index]
         if self._is_shared(slot):
-            first = self._first_rank(place.own, rank)
-            self._row(first, -1, isa.Shared(region, dst, slot.index, place.own))
+            self._row(self._top(place), -2, isa.Shared(region, dst, slot.index, place.own))
             if place.own == isa.NOWHERE:
                 return
             region = place.own
@@ -281,8 +280,7 @@ class RoutineCompiler:
         slot = place.slot
         if place.follow != isa.NOWHERE:
             region = self._emit_predecessors(place, dst)
-        above = self._first_rank(place.then[0], rank) if place.then else rank
-        order = -1
+        above, order = self._top(place), -1
         for condition, then in zip(slot.conditions, place.then, strict=True):
             if condition >= 0:
                 above, order = max(self._rank[condition], above if order > 0 else 0), 1
@@ -347,6 +345,13 @@ class RoutineCompiler:
                 if place is not None:
                     self._firsts.setdefault(place.region, self._rank[index])
         return min(self._firsts.get(region, at_most), at_most)
+
+    def _top(self, place: _Place) -> int:
+        """Above which rank the first row of a node with guards stands."""
+        rank = self._rank[place.slot.index]
+        conditions = [self._rank[ref] for ref in place.slot.conditions if ref >= 0]
+        guarded = [self._first_rank(region, rank) for region in (place.own, *place.then[:1])]
+        return min([*conditions, *guarded]) if place.then or place.own != place.region else rank
 
     def _emit_opens(self) -> None:
         """An `open` stands right below what opens the region that it is in."""
