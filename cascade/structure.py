@@ -236,6 +236,7 @@ class Structure:
         "inputs",
         "is_compiled",
         "key",
+        "literals",
         "plans",
         "resources",
         "root",
@@ -255,6 +256,8 @@ class Structure:
         self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
         self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
         self.is_compiled = False
+        refs = [self.root, *(ref for slot in self.slots for ref in slot.refs())]
+        self.literals = max(0, -min(refs))
         self._orders = {self.root: Order(range(main), range(main, len(self.slots)))}
         self._main = main
         self._blocks: list[range] | None = None
