@@ -69,7 +69,7 @@ class PlannedEvaluation(EvaluationPlace):
         if trampoline is None:
             super().__init__(None, 0, 0)
         else:
-            super().__init__(trampoline.place, trampoline.index, trampoline.rank)
+            super().__init__(*trampoline.anchor())
         self._strategy = strategy
         self._plan = plan
         self._slots = plan.structure.slots
@@ -137,6 +137,10 @@ class PlannedEvaluation(EvaluationPlace):
     def is_root(self) -> bool:
         """Whether it is no iteration: the evaluation of a whole target."""
         return self._around is None
+
+    def rank(self, index: int) -> int:
+        """Where the slot at `index` stands in plan order."""
+        return self._plan.rank(index)
 
     def is_body(self, index: int) -> bool:
         """Whether the node at `index` is what this iteration of a loop executes."""
@@ -225,13 +229,15 @@ class PlannedEvaluation(EvaluationPlace):
             for name, kind, value in slot.amounts
         }
         for name, amount in amounts.items():
+            if isinstance(amount, Deferred):
+                raise amount.refused(f"the amount {name!r} of task {slot.name!r}")
             check_amount(slot.name, name, amount)
         return amounts
 
     def _execute(self, slot: Slot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Have the task of the slot executed with these arguments."""
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
-        call = Call(self, slot.index, self._plan.rank[slot.index], slot, args, kwargs, amounts)
+        call = Call(self, slot.index, self._plan.rank(slot.index), slot, args, kwargs, amounts)
         if self._plan.structure.resources:
             call.resources = deferred_names((*args, *kwargs.values()))
         self._strategy.run.make_ready(call)
@@ -245,7 +251,7 @@ class PlannedEvaluation(EvaluationPlace):
         items = {name: list(given.pop(name)) for name in slot.iterables}
         check_lengths(slot.name, {name: len(values) for name, values in items.items()})
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
-        rank = self._plan.rank[slot.index]
+        rank = self._plan.rank(slot.index)
         MapItems(self._strategy, self, slot, rank).start(items, given, amounts)
 
     def completed(self, call: Call, value: Any) -> None:
@@ -267,7 +273,7 @@ class PlannedEvaluation(EvaluationPlace):
         trampoline = self._trampoline
         overrides = self._overrides if slot.index == self._plan.root else NO_OVERRIDES
         if trampoline is None or slot.index != self._tail:
-            rank = self._plan.rank[slot.index]
+            rank = self._plan.rank(slot.index)
             Trampoline(self._strategy, self, slot.index, rank, self).enter(slot, overrides)
         elif self._body is None:
             trampoline.enter(slot, overrides, self)
@@ -364,7 +370,7 @@ class PlannedEvaluation(EvaluationPlace):
         if self._shared:  # what iterations share is a matter of the evaluation that holds it
             self._root._unchosen |= pruned & self._shared
             pruned -= self._shared
-        for index in sorted(pruned, key=self._plan.rank.__getitem__):
+        for index in sorted(pruned, key=self._plan.rank):
             self._publish_skipped(self._slots[index], PRUNED)
 
     def _undemanded(self) -> set[int]:
@@ -382,11 +388,11 @@ class PlannedEvaluation(EvaluationPlace):
 
     def local_id(self, index: int) -> str:
         """The id of the node at `index` within this evaluation."""
-        return self._plan.nodes[index].id
+        return self._plan.node(index).id
 
     def node(self, index: int) -> Node:
         """The public node at `index`."""
-        return self._plan.nodes[index]
+        return self._plan.node(index)
 
     def injected(self, index: int) -> frozenset[str]:
         """The parameters of the node at `index` that are injected resources."""

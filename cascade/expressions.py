@@ -315,6 +315,10 @@ class TailCall:
             raise TypeError(f"TailCall args={self.args!r} must be a tuple; write TailCall((x,))")
         if not isinstance(self.kwargs, Mapping):
             raise TypeError(f"TailCall kwargs={self.kwargs!r} must be a dict by parameter name")
+        if self.target is not None and not isinstance(self.target, str):
+            raise TypeError(
+                f"TailCall target={self.target!r} must be a name given to engine.register_target"
+            )
 
 
 Route = LazyResult[Any] | MappedLazyResult[Any] | Router[Any] | None

@@ -67,9 +67,7 @@ class Lease:
         except BaseException as error:
             if is_cancellation(error):
                 raise
-            if self.is_ready and not self.closing.is_set():
-                failed(self.definition, _died(self.definition))
-            elif error is not self.failure:
+            if error is not self.failure:
                 failed(self.definition, error)
         finally:
             self.closed.set()
@@ -83,10 +81,6 @@ class Lease:
             self.scope.cancel()
         with CancelScope(shield=True):
             await self.closed.wait()
-
-
-def _died(definition: ResourceDefinition) -> RuntimeError:
-    return RuntimeError(f"the resource {definition.name!r} ended while it was in use")
 
 
 class Holdings:

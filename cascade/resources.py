@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final, Literal, cast, overload
 
-from anyio import CancelScope, current_time
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
 from cascade.cancellation import is_cancellation
 from cascade.errors import CycleError, ResourceNotFoundError
@@ -215,6 +215,7 @@ async def opened(
     in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`.
     """
     failure: BaseException | None = None
+    broken: BaseException | None = None
     with CancelScope() as scope:
         generator = definition.func(**arguments)
         value = await _set_up(definition, generator)
@@ -229,7 +230,7 @@ async def opened(
         except BaseException as error:
             if is_cancellation(error):  # its time is up
                 raise
-            failed(error)
+            broken = error
     if scope.cancelled_caught:
         failed(
             TimeoutError(
@@ -237,6 +238,11 @@ async def opened(
                 f"{deadline:g} s and was cancelled"
             )
         )
+    if broken is not None:
+        if isinstance(failure, get_cancelled_exc_class()) and not is_cancellation(failure):
+            # A scope that the resource itself holds open ended the body: here is the reason.
+            raise broken
+        failed(broken)
     if failure is not None:
         raise failure
 

@@ -68,7 +68,7 @@ class Task(Generic[P, R]):
         mode: Mode = "inline",
         version: str | int | None = None,
     ) -> None:
-        is_async = _check_function(func, mode)
+        is_async = _check_function(func, mode, name)
         functools.update_wrapper(cast(Any, self), _innermost(func))
         self.__dict__["__wrapped__"] = func
         self.func = func
@@ -280,10 +280,12 @@ class _Varargs(Enum):
 VARARGS: Final = _Varargs.VARARGS  # the key of the extra positional arguments of an override
 
 
-def _check_function(func: Any, mode: str) -> bool:
+def _check_function(func: Any, mode: str, name: Any) -> bool:
     """Whether `func` is async; raises `TypeError` for what cannot be a task in this mode."""
     if not callable(func):
         raise TypeError(f"{func!r} cannot be a task: it is not callable")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise TypeError(f"name={name!r} of {_name_of(func)!r} must be a non-empty string")
     if isinstance(func, Task | BoundTask):
         raise TypeError(f"{func!r} is a task already; write cs.task({func.name}.func, ...)")
     if mode not in MODES:

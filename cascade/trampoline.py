@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cascade.errors import (
     JumpKeyError,
     JumpNotBoundError,
+    ResourceNotFoundError,
     StaticGraphError,
     StepLimitError,
     TargetNotFoundError,
@@ -50,7 +51,13 @@ class Strategy:
         if structure.inputs:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
-            self.run.engine.resources.set_up_order(name, "the target")
+            try:
+                self.run.engine.resources.set_up_order(name, "the target")
+            except ResourceNotFoundError as error:
+                if error.name != name:
+                    raise
+                who = structure.who_injects(name)
+                raise ResourceNotFoundError(name, who, error.known) from None
 
     async def execute(self, target: Any, params: Mapping[str, Any]) -> Any:
         """Load `target` and compute it; errors in it come before anything runs."""
@@ -64,7 +71,7 @@ class Strategy:
         run = self.run
         run.inputs.refuse_unknown()
         root = self.evaluation(structure, structure.root, data)
-        if structure.root >= 0:
+        if structure.root >= 0 and structure.slots[structure.root].is_node:
             name = structure.slots[structure.root].name
 
         def begin() -> None:
@@ -108,6 +115,10 @@ class EvaluationPlace(Place):
     @property
     def is_root(self) -> bool:
         """Whether it is no iteration: the evaluation of a whole target."""
+        raise NotImplementedError
+
+    def rank(self, index: int) -> int:
+        """Where the slot at `index` stands in plan order."""
         raise NotImplementedError
 
     def is_body(self, index: int) -> bool:
@@ -279,6 +290,12 @@ class Trampoline:
             self._home = returned
             self._loop = slot
         self._iterate(slot.index, overrides, None)
+
+    def anchor(self) -> tuple[Place, int, int]:
+        """Where its evaluations stand: at the owner, or at the loop of a returned expression."""
+        if self._loop is not None and self._home is not None:
+            return self._home, self._loop.index, self._home.rank(self._loop.index)
+        return self.place, self.index, self.rank
 
     def switch(self, slot: Slot) -> None:
         """A Router among the routes chose the bound node `slot`: go on there, in the same loop."""

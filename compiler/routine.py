@@ -43,6 +43,7 @@ class _Place:
     slot: Slot
     region: int  # where it is demanded
     own: int  # where its code stands: elsewhere if it turns out not to be shared
+    follow: int = isa.NOWHERE  # after the predecessors of an iteration
     then: list[int] = field(default_factory=list)  # after each of its conditions
     otherwise: int = isa.NOWHERE  # for its default
     routes: dict[Ref, int] = field(default_factory=dict)
@@ -151,6 +152,8 @@ class RoutineCompiler:
         return place
 
     def _place_node(self, slot: Slot, place: _Place, region: int) -> None:
+        if self._is_root_body(slot) and slot.after:
+            place.follow = region = self._new_region()
         for condition in slot.conditions:
             self._demand(condition, region)
             region = self._new_region()
@@ -255,8 +258,7 @@ class RoutineCompiler:
         slot, region = place.slot, place.region
         dst, rank = self._registers[slot.index], self._rank[slot.index]
         if self._is_shared(slot):
-            first = self._first_rank(place.own, rank)
-            self._row(first, -1, isa.Shared(region, dst, slot.index, place.own))
+            self._row(self._top(place), -2, isa.Shared(region, dst, slot.index, place.own))
             if place.own == isa.NOWHERE:
                 return
             region = place.own
@@ -276,8 +278,9 @@ class RoutineCompiler:
 
     def _emit_node(self, place: _Place, region: int, dst: int, rank: int) -> None:
         slot = place.slot
-        above = self._first_rank(place.then[0], rank) if place.then else rank
-        order = -1
+        if place.follow != isa.NOWHERE:
+            region = self._emit_predecessors(place, dst)
+        above, order = self._top(place), -1
         for condition, then in zip(slot.conditions, place.then, strict=True):
             if condition >= 0:
                 above, order = max(self._rank[condition], above if order > 0 else 0), 1
@@ -291,14 +294,20 @@ class RoutineCompiler:
                 above, order = max(self._rank[slot.default], above), 1
             default = isa.Default(place.otherwise, dst, slot.index, self._operand(slot.default))
             self._row(above, order, default)
-        if self._is_root_body(slot):
-            for index in dict.fromkeys(slot.after):
-                self._row(rank, -1, isa.Outer(region, self._registers[~index], index))
         self._row(rank, 0, self._invocation(slot, region, dst))
 
+    def _emit_predecessors(self, place: _Place, dst: int) -> int:
+        """The predecessors of an iteration belong to the evaluation around, and come first."""
+        slot = place.slot
+        after = tuple([self._registers[~index] for index in slot.after])
+        for index in dict.fromkeys(slot.after):
+            self._row(-1, 0, isa.Outer(place.region, self._registers[~index], index))
+        self._row(-1, 0, isa.Follow(place.region, dst, slot.index, after, place.follow))
+        return place.follow
+
     def _invocation(self, slot: Slot, region: int, dst: int) -> isa.Instruction:
-        is_body = self._is_root_body(slot)
-        after = tuple([self._registers[~index if is_body else index] for index in slot.after])
+        own = () if self._is_root_body(slot) else slot.after
+        after = tuple([self._registers[index] for index in own])
         amounts = tuple(
             [(name, self._registers[ref]) for name, kind, ref in slot.amounts if kind is None]
         )
@@ -336,6 +345,13 @@ class RoutineCompiler:
                 if place is not None:
                     self._firsts.setdefault(place.region, self._rank[index])
         return min(self._firsts.get(region, at_most), at_most)
+
+    def _top(self, place: _Place) -> int:
+        """Above which rank the first row of a node with guards stands."""
+        rank = self._rank[place.slot.index]
+        conditions = [self._rank[ref] for ref in place.slot.conditions if ref >= 0]
+        guarded = [self._first_rank(region, rank) for region in (place.own, *place.then[:1])]
+        return min([*conditions, *guarded]) if place.then or place.own != place.region else rank
 
     def _emit_opens(self) -> None:
         """An `open` stands right below what opens the region that it is in."""

@@ -26,6 +26,7 @@ LAYERS = (
     ("solver", "executor", "cache"),
     ("plan", "processor"),
     ("run", "trampoline"),
+    ("evaluation",),
     ("interpreter", "vm"),
     ("compiler",),
     ("engine",),
@@ -37,6 +38,7 @@ LAYERS = (
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
+    ("evaluation",),
     ("interpreter", "vm"),
 }
 

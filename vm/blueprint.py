@@ -60,9 +60,7 @@ class Blueprint:
     @property
     def literals(self) -> int:
         """How many literals its data has."""
-        structure = self.structure
-        refs = [structure.root, *(ref for slot in structure.slots for ref in slot.refs())]
-        return max(0, -min(refs, default=0))
+        return self.structure.literals
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Blueprint):

@@ -70,7 +70,7 @@ class _Meaning:
         self._data = data
         self._literals: list[str] = []
         try:
-            self._nodes = Plan(blueprint.structure, routine.root).nodes
+            self._nodes = Plan(blueprint.structure, routine.root).all_nodes()
         except (IndexError, KeyError):
             self._nodes = {}  # a broken Blueprint is listed too
 

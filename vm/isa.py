@@ -227,6 +227,14 @@ class Branch(Producer, sites=("task", "map")):
 
 
 @dataclass(frozen=True, slots=True)
+class Follow(Producer, sites=("task", "map")):
+    """open `then` once the predecessors R[after] are there; skip R[dst] if one was skipped"""
+
+    after: tuple[Ref | None, ...]
+    then: Region
+
+
+@dataclass(frozen=True, slots=True)
 class Default(Producer, sites=("task", "map")):
     """R[dst] := V(value), in place of T[site], whose condition does not hold"""
 

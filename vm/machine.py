@@ -141,6 +141,7 @@ class Machine(Strategy):
         self._is_propagating = False
         self._routines: dict[Key, Routine] = {}
         self._structure: Structure | None = None
+        self._expressions: dict[Slot, frozenset[str]] = {}
         if blueprint is not None:
             self._structure = blueprint.structure
             self._routines = {routine.key: routine for routine in blueprint.routines}
@@ -155,7 +156,13 @@ class Machine(Strategy):
         overrides: Mapping[str, Any] = NO_OVERRIDES,
     ) -> Frame:
         """A new evaluation; an iteration if it has one `around`."""
-        given = _given(structure.slots[root], overrides) if overrides else NOTHING_GIVEN
+        given = NOTHING_GIVEN
+        if overrides:
+            slot = structure.slots[root]
+            names = self._expressions.get(slot)
+            if names is None:
+                names = self._expressions[slot] = _names_of_expressions(slot)
+            given = names.intersection(overrides) if names else names
         key = (root, around is not None, given)
         program = structure.plans.get(key)
         if program is None:
@@ -180,13 +187,15 @@ class Machine(Strategy):
         self._is_propagating = True
         fired = self.fired
         try:
-            while fired:
+            while fired and not self.run.is_over:
                 frame, pc = fired.pop()
                 handler, instruction, reads = frame.program.steps[pc]
                 try:
                     handler(frame, instruction, reads)
                 except Exception as error:
                     frame.failed(instruction, error)
+        except Exception as error:
+            self.run.fail(error, f"in run {self.run.id}")
         finally:
             self._is_propagating = False
 
@@ -338,6 +347,14 @@ class Frame(PlannedEvaluation):
         else:
             self.open(row.otherwise)
 
+    def do_follow(self, row: isa.Follow, _: tuple[int, ...]) -> None:
+        slot = self._slots[row.site]
+        skipped = self._skipped_predecessor(slot)
+        if skipped is None:
+            self.open(row.then)
+        else:
+            self._skip(slot, skipped)
+
     def do_default(self, row: isa.Default, _: tuple[int, ...]) -> None:
         slot = self._slots[row.site]
         value = self._operand(row.value)
@@ -392,16 +409,16 @@ class Frame(PlannedEvaluation):
         self._end(self._operand(row.value))
 
 
-def _given(slot: Slot, overrides: Mapping[str, Any]) -> frozenset[str]:
-    """Those of the overridden arguments that are expressions."""
+def _names_of_expressions(slot: Slot) -> frozenset[str]:
+    """The parameters of a task whose arguments are expressions."""
     names = slot.task.parameters.positional
-    given = [
+    found = [
         names[position] if position < len(names) else VARARGS
         for position, ref in enumerate(slot.args)
         if ref >= 0
     ]
-    given += [name for name, ref in slot.kwargs if ref >= 0]
-    return frozenset(overrides).intersection(given)
+    found += [name for name, ref in slot.kwargs if ref >= 0]
+    return frozenset(found)
 
 
 HANDLERS: Final[Mapping[type[isa.Instruction], Handler]] = {
@@ -412,6 +429,7 @@ HANDLERS: Final[Mapping[type[isa.Instruction], Handler]] = {
     isa.Map: Frame.do_map,
     isa.Loop: Frame.do_loop,
     isa.Branch: Frame.do_branch,
+    isa.Follow: Frame.do_follow,
     isa.Default: Frame.do_default,
     isa.Choose: Frame.do_choose,
     isa.Take: Frame.do_take,
