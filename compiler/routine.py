@@ -228,10 +228,12 @@ class RoutineCompiler:
     def _taken_over(self, slot: Slot) -> int | None:
         """The register of an argument that only this slot reads.
 
-        None for what guards may write before the argument is there.
+        None for what guards may write before the argument is there, and for what an iteration
+        may look at before its own value is there.
         """
         is_guarded = slot.conditions or (slot.after and self._is_root_body(slot))
-        if is_guarded or self._is_loop(slot) or slot.kind is ROUTER:
+        is_watched = slot.index in self._exports
+        if is_guarded or is_watched or self._is_loop(slot) or slot.kind is ROUTER:
             return None
         for index in (*self._open_arguments(slot), *slot.members):
             if (

@@ -28,11 +28,7 @@ class State:
         self.journal: list[str] = []
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.caches = {
-            "memory": cs.InMemoryCache(),
-            "tiny": cs.InMemoryCache(1),
-            "bad put": BadPut(),
-        }
+        self.memory = cs.InMemoryCache()
         self.level_subs: dict[int, Program] = {}
         remember(program, self.level_subs)
 
@@ -423,7 +419,7 @@ class Builder:
                 case "timeout":
                     lazy.with_timeout(more[0])
                 case "cache":
-                    lazy.with_cache(STATE.caches[more[0]])
+                    lazy.with_cache(cache(more[0]))
                 case "amounts":
                     lazy.with_constraints(**{more[0]: self.part(more[1])})
                 case "run_if":
@@ -432,6 +428,16 @@ class Builder:
                 case "after":
                     lazy.after(self.built[more[0]])
         return lazy
+
+
+def cache(kind: str) -> Any:
+    """All nodes share the memory; what forgets serves one node."""
+    match kind:
+        case "memory":
+            return STATE.memory
+        case "tiny":
+            return cs.InMemoryCache(1)
+    return BadPut()
 
 
 def declared(name: str) -> Any:

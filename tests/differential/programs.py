@@ -244,7 +244,7 @@ class Drawing:
         if kind < 74:
             self.mark("raise")
             return (uid, waits, "raise", self.choose(5))
-        if kind < 84 and "process" not in task:
+        if kind < 84 and "process" not in task and not self.level:
             self.mark("flaky")
             return (uid, waits, "flaky", 1 + self.choose(2))
         if kind < 90:
@@ -329,7 +329,9 @@ class Drawing:
             found.append(("timeout", self.one((2.25, 0.25, 5.25))))
         if self.chance(7):
             self.mark("cache")
-            kind = self.one(("memory", "memory", "tiny", "bad put"))
+            # What forgets gives hits by chance if several nodes or items share it.
+            is_alone = not task.startswith("item")
+            kind = self.one(("memory", "memory", "tiny", "bad put") if is_alone else ("memory",))
             self.mark(f"cache {kind}")
             found.append(("cache", kind))
         if self.flavour == "contended" and self.chance(25):
