@@ -8,16 +8,21 @@ READY := $(VENV)/ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 # -P keeps the checkout off sys.path: there ./cascade lacks the packages that live in other folders.
 RUN := $(VENV)/bin/python -P
 
-.PHONY: help run test bench coverage lint format types clean
+N ?= 10000
+
+.PHONY: help run test differential bench coverage lint format types clean
 
 help:
-	@echo 'make run | test | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
+	@echo 'make run | test | differential N=100000 | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
 
 run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)
+
+differential: $(READY)
+	$(RUN) tests/differential $(N) $(ARGS)
 
 bench: $(READY)
 	$(VENV)/bin/python bench/run.py $(ARGS)

@@ -226,9 +226,7 @@ def _events_differ(
         else:
             agree = texts == others
         if not agree:
-            return _told(
-                f"the events of {task_id} differ", first, str(texts), second, str(others)
-            )
+            return _told(f"the events of {task_id} differ", first, str(texts), second, str(others))
     if failed:
         return None
     for name in sorted(cached):

@@ -196,9 +196,7 @@ threaded_pure = cs.task(sync_body("threaded_pure"), name="threaded_pure", mode="
 
 
 @cs.task
-def awaitable(
-    x: Any = 0, y: Any = 0, r: Any = None, *, do: tuple[Any, ...]
-) -> Awaitable[Any]:
+def awaitable(x: Any = 0, y: Any = 0, r: Any = None, *, do: tuple[Any, ...]) -> Awaitable[Any]:
     async def value() -> Any:
         await suspend(do)
         return behave("awaitable", do, x, y, r)
@@ -350,7 +348,11 @@ class Builder:
         for node, expression in zip(program.nodes, self.built, strict=True):
             if node.bound is not None:
                 routes = {
-                    key: expression if route == SELF else None if route is None else self.built[route]
+                    key: expression
+                    if route == SELF
+                    else None
+                    if route is None
+                    else self.built[route]
                     for key, route in node.bound
                 }
                 cs.bind(expression, cs.select_jump(routes))

@@ -4,42 +4,49 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import anyio
 import building
-from programs import Program
+from programs import CONSTRUCTS, Program, excludes, seeded
 
 import cascade as cs
-from cascade.agreement import Observation, Recorder, described, described_error, difference
+from cascade.agreement import Observation, Recorder, difference
 from cascade.testing import virtual_time
 from cascade.vm import machine
 from cascade.vm.isa import TABLE
 
 WAYS = [("asyncio", False), ("asyncio", True), ("trio", False), ("trio", True)]
+BATCH = 25  # programs that share an event loop
 FOREVER = 100_000.0  # virtual seconds after which a run hangs
 LAST_CHANGE = 50.0  # when all constraints are lifted
 
 os.environ["CASCADE_DIFFERENTIAL"] = "7"
 
-executed: Counter[str] = Counter()  # instructions, by mnemonic
 
+@contextmanager
+def counted_instructions() -> Iterator[Counter[str]]:
+    """How often each instruction fires meanwhile, by mnemonic."""
+    executed: Counter[str] = Counter()
+    handlers: Any = machine.HANDLERS
+    before = dict(handlers)
 
-def count_instructions() -> None:
-    """Count every instruction that fires from now on in `executed`."""
-    for kind, handler in list(machine.HANDLERS.items()):
-        machine.HANDLERS[kind] = counting(kind.mnemonic, handler)
+    def counted(mnemonic: str, handler: Any) -> Any:
+        def count(frame: Any, row: Any, reads: Any) -> None:
+            executed[mnemonic] += 1
+            handler(frame, row, reads)
 
+        return count
 
-def counting(mnemonic: str, handler: Any) -> Any:
-    def counted(frame: Any, row: Any, reads: Any) -> None:
-        executed[mnemonic] += 1
-        handler(frame, row, reads)
-
-    return counted
+    handlers.update({kind: counted(kind.mnemonic, handler) for kind, handler in before.items()})
+    try:
+        yield executed
+    finally:
+        handlers.update(before)
 
 
 @dataclass
@@ -48,6 +55,7 @@ class Done:
 
     seen: Observation
     journal: list[str]
+    is_discarded: bool = False  # an expression of it cannot be made
 
 
 async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) -> Done:
@@ -70,7 +78,7 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) ->
             target = building.build(program)
         except Exception as error:  # found when it is built: the same for all
             recorder.failed(error)
-            return Done(recorder.seen, [])
+            return Done(recorder.seen, [], is_discarded=True)
         if program.changes:
             for change in program.changes:
                 if not change[0]:
@@ -131,9 +139,7 @@ def runs(programs: Sequence[Program], *, silently: bool = True) -> list[list[Don
     for backend, use_vm, silent in ways:
         where = f"{'vm' if use_vm else 'graph'} on {backend}{', silently' if silent else ''}"
 
-        async def batch(
-            use_vm: bool = use_vm, where: str = where, silent: bool = silent
-        ) -> None:
+        async def batch(use_vm: bool = use_vm, where: str = where, silent: bool = silent) -> None:
             for program, done in zip(programs, found, strict=True):
                 # On a whole second, so that all times of a run are exact.
                 await anyio.sleep_until(anyio.current_time() // 1 + 1)
@@ -193,21 +199,59 @@ def journals(first: Done, other: Done, one: list[str], two: list[str]) -> str | 
 class Coverage:
     """What many programs had in them."""
 
+    programs: int = 0
+    discards: int = 0
     constructs: Counter[str] = field(default_factory=Counter)
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
+    instructions: Counter[str] = field(default_factory=Counter)
     tolerated: int = 0  # different failures at one instant
+    divergences: list[tuple[int, str]] = field(default_factory=list)  # with their seeds
 
-    def add(self, program: Program, done: Sequence[Done]) -> None:
+    def add(self, seed: int, program: Program, done: Sequence[Done]) -> None:
+        """Count one program and compare its runs."""
+        self.programs += 1
+        self.discards += done[0].is_discarded
         self.constructs.update(program.features)
         self.pairs.update(combinations(sorted(program.features), 2))
         outcome = done[0].seen.outcome
-        kind = outcome.split(":")[0] if outcome.startswith("failed") else outcome.split(" ")[0]
-        self.outcomes[kind] += 1
+        self.outcomes[outcome.split(":" if outcome.startswith("failed") else " ")[0]] += 1
         self.tolerated += len({each.seen.outcome for each in done[:4]}) > 1
+        found = divergence(program, done)
+        if found is not None:
+            self.divergences.append((seed, found))
 
+    def merge(self, other: Coverage) -> None:
+        """Add what was counted elsewhere."""
+        self.programs += other.programs
+        self.discards += other.discards
+        self.tolerated += other.tolerated
+        for name in ("constructs", "pairs", "outcomes", "instructions"):
+            getattr(self, name).update(getattr(other, name))
+        self.divergences += other.divergences
+
+    @property
+    def missing_constructs(self) -> set[str]:
+        return set(CONSTRUCTS) - set(self.constructs)
+
+    @property
     def missing_instructions(self) -> set[str]:
-        return set(TABLE) - set(executed)
+        return set(TABLE) - set(self.instructions)
+
+    @property
+    def missing_pairs(self) -> set[tuple[str, str]]:
+        possible = set(combinations(sorted(CONSTRUCTS), 2))
+        return {pair for pair in possible if not excludes(*pair)} - set(self.pairs)
 
 
-__all__ = ["Coverage", "described", "described_error", "divergence", "runs"]
+def cover(seeds: Sequence[int], flavour: str | None = None) -> Coverage:
+    """Run and compare the programs of these seeds."""
+    coverage = Coverage()
+    with counted_instructions() as executed:
+        for start in range(0, len(seeds), BATCH):
+            batch = seeds[start : start + BATCH]
+            programs = [seeded(seed, flavour) for seed in batch]
+            for seed, program, done in zip(batch, programs, runs(programs), strict=True):
+                coverage.add(seed, program, done)
+    coverage.instructions.update(executed)
+    return coverage

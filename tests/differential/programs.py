@@ -87,6 +87,43 @@ MAPPED = {
     "thread": ("item_threaded", "item_sync"),
     "process": ("item_processed", "item_sync"),
 }
+CONSTRUCTS = (
+    *("inline", "async", "contended", "thread", "process"),
+    *("sync", "sync_pure", "co", "co_pure", "awaitable", "method", "co_method"),
+    *("threaded", "threaded_pure", "processed", "shared", "twins"),
+    *("list", "tuple", "named", "dict", "nested", "param", "env", "resource"),
+    *(f"inject {name}" for name in RESOURCES),
+    *("map", "map over a container", "item_sync", "item_pure", "item_co", "item_co_pure"),
+    *("item_threaded", "item_processed", "router", "router default", "sequence", "pipeline"),
+    *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
+    *("cache", "cache memory", "cache tiny", "cache bad put"),
+    *("amounts", "dynamic amount", "pause", "resume", "limit", "rate", "ttl", "cancel"),
+    *("loop", "nested loop", "jump", "route to call", "route to map", "route to router"),
+    *(f"data {form}" for form in ("next", "dict", "both", "y", "none", "empty", "wrong", "many")),
+    *(f"tail {form}" for form in ("args", "kwargs", "none", "wrong")),
+    *("tail target", "tail overrides", "tail unknown", "expression", "forbid"),
+)
+# Constructs of one flavour of programs, in which those of another cannot be.
+OF_FLAVOUR = {
+    "inline": {"inline"},
+    "async": {"async", "co", "co_pure", "awaitable", "co_method", "item_co", "item_co_pure"},
+    "contended": {"contended", "amounts", "dynamic amount", "pause", "resume", "limit", "rate"},
+    "thread": {"thread", "threaded", "threaded_pure", "item_threaded"},
+    "process": {"process", "processed", "item_processed"},
+}
+OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later"}
+OF_FLAVOUR["contended"] |= {"ttl"}
+
+
+def excludes(one: str, other: str) -> bool:
+    """Whether no program has both constructs."""
+    homes = [{f for f, members in OF_FLAVOUR.items() if each in members} for each in (one, other)]
+    for home in homes:
+        if "async" in home and "async" not in (one, other):
+            home.add("contended")
+    return bool(homes[0] and homes[1] and not homes[0] & homes[1])
+
+
 LITERALS: tuple[Any, ...] = (0, 1, 2, "a", None, True, 1.0, (1, 2), False, (), -0.0, "b")
 
 
@@ -294,7 +331,10 @@ class Drawing:
             return ("lit", self.one(((0, 1, 2), (), (5,), ("a", "b"))))
         if kind < 60:
             self.mark("map over a container")
-            return ("list", tuple(("lit", n) if self.chance(60) else self.part(2) for n in range(2)))
+            return (
+                "list",
+                tuple(("lit", n) if self.chance(60) else self.part(2) for n in range(2)),
+            )
         if kind < 95 and self.left > 0:
             self.left -= 1
             task = self.one(TASKS[self.flavour])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from programs import Program, draw
 
 
-def choices_of(seed: int) -> list[int]:
+def choices_of(seed: int, flavour: str | None) -> list[int]:
     """What was chosen when the program of a seed was drawn."""
     source = random.Random(seed).random
     made: list[int] = []
@@ -18,30 +18,35 @@ def choices_of(seed: int) -> list[int]:
         made.append(int(source() * n))
         return made[-1]
 
-    draw(choose)
+    draw(choose, flavour)
     return made
 
 
-def replayed(choices: list[int]) -> Program:
+def replayed(choices: list[int], flavour: str | None) -> Program:
     """The program of these choices; those that lack are 0."""
     rest = iter(choices)
-    return draw(lambda n: min(next(rest, 0), n - 1))
+    return draw(lambda n: min(next(rest, 0), n - 1), flavour)
 
 
-def shrunk(seed: int, diverges: Callable[[Program], bool], seconds: float = 10.0) -> Program:
+def shrunk(
+    seed: int,
+    flavour: str | None,
+    diverges: Callable[[Program], bool],
+    seconds: float = 10.0,
+) -> Program:
     """A smaller program that diverges like that of the seed."""
     deadline = time.monotonic() + seconds
-    best = choices_of(seed)
+    best = choices_of(seed, flavour)
     improved = True
     while improved and time.monotonic() < deadline:
         improved = False
         for candidate in smaller(best):
             if time.monotonic() >= deadline:
                 break
-            if diverges(replayed(candidate)):
+            if diverges(replayed(candidate, flavour)):
                 best, improved = candidate, True
                 break
-    return replayed(best)
+    return replayed(best, flavour)
 
 
 def smaller(choices: list[int]) -> list[list[int]]:

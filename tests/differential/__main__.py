@@ -1,0 +1,89 @@
+"""`python -P tests/differential 1000000 --seed 0 --processes 2`: many programs, by their seeds.
+
+Prints a line for every divergence, with its seed and the smallest program found that diverges so,
+and what was covered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pprint import pformat
+
+from comparing import Coverage, cover, divergence, runs
+from programs import Program, seeded
+from shrinking import shrunk
+
+CHUNK = 500
+
+
+def chunk(start: int, stop: int, flavour: str | None) -> Coverage:
+    logging.disable(logging.CRITICAL)  # of failing tear-downs and caches, which are meant to fail
+    return cover(range(start, stop), flavour)
+
+
+def report(seed: int, found: str, flavour: str | None) -> None:
+    def diverges(program: Program) -> bool:
+        other = divergence(program, runs([program])[0])
+        return other is not None and other.split(" ")[0] == found.split(" ")[0]
+
+    print(f"\nDIVERGENCE, seed {seed}: {found}", flush=True)
+    small = shrunk(seed, flavour, diverges)
+    again = divergence(small, runs([small])[0])
+    print(f"smallest:\n{pformat(small, width=120)}\n{again}", flush=True)
+
+
+def summary(coverage: Coverage, seconds: float) -> str:
+    pairs = coverage.missing_pairs
+    return "\n".join(
+        [
+            f"{coverage.programs} programs, {coverage.discards} discards, {seconds:.0f} s, "
+            f"{len(coverage.divergences)} divergences, "
+            f"{coverage.tolerated} with other failures at one instant",
+            f"outcomes: {dict(coverage.outcomes.most_common())}",
+            f"instructions: {dict(coverage.instructions.most_common())}",
+            f"instructions missing: {sorted(coverage.missing_instructions)}",
+            f"constructs: {dict(coverage.constructs.most_common())}",
+            f"constructs missing: {sorted(coverage.missing_constructs)}",
+            f"pairs: {len(coverage.pairs)}; missing {len(pairs)}: {sorted(pairs)}",
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="differential")
+    parser.add_argument("programs", type=int, nargs="?", default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--flavour")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    whole, began = Coverage(), time.monotonic()
+    stop = options.seed + options.programs
+    starts = range(options.seed, stop, CHUNK)
+    with ProcessPoolExecutor(options.processes) as pool:
+        chunks = [
+            pool.submit(chunk, start, min(start + CHUNK, stop), options.flavour) for start in starts
+        ]
+        for number, each in enumerate(chunks, 1):
+            found = each.result()
+            whole.merge(found)
+            for seed, text in found.divergences:
+                report(seed, text, options.flavour)
+            if not number % 10:
+                rate = whole.programs / (time.monotonic() - began)
+                print(
+                    f"{whole.programs} programs, seeds {options.seed} to {starts[number - 1] + CHUNK}"
+                    f", {rate:.0f}/s, {len(whole.divergences)} divergences",
+                    flush=True,
+                )
+    print(f"\nseeds {options.seed} to {stop - 1}")
+    print(summary(whole, time.monotonic() - began))
+    return 1 if whole.divergences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Section 16: programs drawn at random do the same under both strategies, on both event loops.
+
+``make differential N=1000000`` runs many more, by their seeds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from comparing import Coverage, cover, divergence, runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from programs import Program, draw, seeded
+
+SEEDS = 1200
+PROCESS_SEEDS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    """Tear-downs and caches that fail are logged; here they are meant to."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def coverage(_quiet: None) -> Coverage:
+    """What many programs did, those of worker processes apart, which are slow."""
+    found = cover(range(SEEDS))
+    found.merge(cover(range(PROCESS_SEEDS), "process"))
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_seeded_programs_agree(coverage: Coverage) -> None:
+    assert coverage.divergences == []
+
+
+@pytest.mark.timeout(300)
+def test_every_construct_and_every_instruction_is_drawn(coverage: Coverage) -> None:
+    assert coverage.missing_constructs == set()
+    assert coverage.missing_instructions == set()
+    assert coverage.discards < coverage.programs / 20
+
+
+@st.composite
+def programs(pick: st.DrawFn) -> Program:
+    return draw(lambda n: pick(st.integers(0, n - 1)))
+
+
+@settings(max_examples=150)
+@given(programs())
+def test_drawn_programs_agree(program: Program) -> None:
+    found = divergence(program, runs([program])[0])
+    assert found is None, f"{found}\n{program}"
+
+
+def test_a_seed_gives_one_program() -> None:
+    assert [seeded(n) for n in range(50)] == [seeded(n) for n in range(50)]
