@@ -1,14 +1,13 @@
 # Every target sets up what it needs: a virtual environment in .venv, made again when pyproject.toml changes.
 PYTHON ?= python3
 ARGS ?=
+N ?= 10000
 
 VENV := .venv
 # Named after the place of the checkout: an editable install that was copied along would point to the original.
 READY := $(VENV)/ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 # -P keeps the checkout off sys.path: there ./cascade lacks the packages that live in other folders.
 RUN := $(VENV)/bin/python -P
-
-N ?= 10000
 
 .PHONY: help run test differential bench coverage lint format types clean
 

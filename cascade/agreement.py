@@ -83,7 +83,7 @@ class Observation:
 
 
 class Recorder:
-    """Records one run of an engine; `with Recorder(...) as recorder`, then `recorder.ended(...)`."""
+    """Records one run of an engine: `with` it, tell it the outcome, then ask what was `settled`."""
 
     def __init__(self, engine: Engine, bus: MessageBus, where: str) -> None:
         self.seen = Observation(where)

@@ -9,9 +9,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from comparing import Coverage, cover, divergence, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from comparing import Coverage, cover, divergence, runs
 from programs import Program, draw, seeded
 
 SEEDS = 1200

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pprint import pformat
 
 from comparing import Coverage, cover, divergence, runs
-from programs import Program, seeded
+from programs import Program
 from shrinking import shrunk
 
 CHUNK = 500
@@ -76,8 +76,8 @@ def main() -> int:
             if not number % 10:
                 rate = whole.programs / (time.monotonic() - began)
                 print(
-                    f"{whole.programs} programs, seeds {options.seed} to {starts[number - 1] + CHUNK}"
-                    f", {rate:.0f}/s, {len(whole.divergences)} divergences",
+                    f"{whole.programs} programs from seed {options.seed}, {rate:.0f}/s, "
+                    f"{len(whole.divergences)} divergences",
                     flush=True,
                 )
     print(f"\nseeds {options.seed} to {stop - 1}")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 import anyio
-from programs import SELF, Node, Part, Program
 
 import cascade as cs
+from programs import SELF, Node, Part, Program
 
 
 class Pair(NamedTuple):

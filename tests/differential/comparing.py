@@ -11,14 +11,14 @@ from itertools import combinations
 from typing import Any
 
 import anyio
-import building
-from programs import CONSTRUCTS, Program, excludes, seeded
 
+import building
 import cascade as cs
 from cascade.agreement import Observation, Recorder, difference
 from cascade.testing import virtual_time
 from cascade.vm import machine
 from cascade.vm.isa import TABLE
+from programs import CONSTRUCTS, Program, excludes, seeded
 
 WAYS = [("asyncio", False), ("asyncio", True), ("trio", False), ("trio", True)]
 BATCH = 25  # programs that share an event loop
@@ -51,7 +51,7 @@ def counted_instructions() -> Iterator[Counter[str]]:
 
 @dataclass
 class Done:
-    """What a run of a program did; of a silent one, to which nobody listened, there are no events."""
+    """What a run of a program did; a silent one, to which nobody listened, has no events."""
 
     seen: Observation
     journal: list[str]
