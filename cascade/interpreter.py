@@ -66,7 +66,6 @@ class Interpretation(Strategy):
         self.demanded: list[tuple[Evaluation, int]] = []
         self.settled: list[tuple[Evaluation, int]] = []
         self.recorded = 0  # what evaluations still going on have in the state backend
-        self._is_propagating = False
 
     def evaluation(
         self,
@@ -81,26 +80,17 @@ class Interpretation(Strategy):
         plan = self.run.engine.plans.plan(structure, root)
         return Evaluation(self, plan, data, trampoline, around, overrides)
 
-    def propagate(self) -> None:
-        """Follow demands down and values up until only calls are left to wait for."""
-        if self._is_propagating:
-            return
-        self._is_propagating = True
-        demanded, settled = self.demanded, self.settled
-        try:
-            while not self.run.is_over:
-                if settled:
-                    evaluation, index = settled.pop()
-                    evaluation.spread(index)
-                elif demanded:
-                    evaluation, index = demanded.pop()
-                    evaluation.demand(index)
-                else:
-                    return
-        except Exception as error:
-            self.run.fail(error, f"in run {self.run.id}")
-        finally:
-            self._is_propagating = False
+    def step(self) -> bool:
+        """Follow one value up, or else one demand down."""
+        if self.settled:
+            evaluation, index = self.settled.pop()
+            evaluation.spread(index)
+        elif self.demanded:
+            evaluation, index = self.demanded.pop()
+            evaluation.demand(index)
+        else:
+            return False
+        return True
 
     def clear_record_then(self, then: Callable[[], None]) -> None:
         """Between two evaluations, when nothing recorded belongs to one that goes on."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import perf_counter
@@ -68,6 +69,7 @@ class Run:
         self._hosts: TaskGroup | None = None
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
+        self._postponed: deque[Callable[[], None]] = deque()
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
         self._slice_end = perf_counter() + SLICE
@@ -134,6 +136,11 @@ class Run:
             f"in task {call.slot.name!r} ({call.task_id}), attempt {call.attempt}, "
             f"of run {self.id}; its path to the target: {path}",
         )
+
+    def postpone(self, function: Callable[[], None]) -> None:
+        """Call `function` after a checkpoint, before anything else is started."""
+        self._postponed.append(function)
+        self._wake_up()
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `function` in a task of its own; what it raises fails the run."""
@@ -243,6 +250,7 @@ class Run:
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
             begin()
+            await self._catch_up()
             if not await self._carry_out_inline() or self._spawned:
                 await self._carry_out_in_groups()
         except BaseException as error:  # failures are kept, so this is the run being cancelled
@@ -274,8 +282,16 @@ class Run:
                 self._start_spawned(self._work)
                 self._work.cancel_scope.cancel()
 
+    async def _catch_up(self) -> None:
+        """What a strategy does between calls is done in slices, like inline calls."""
+        while self._postponed and not self.is_over:
+            await checkpoint()
+            self._slice_end = perf_counter() + SLICE
+            self._postponed.popleft()()
+
     async def _carry_on(self, work: TaskGroup) -> None:
         """Start all that is ready to be started, else carry out inline calls, else wait."""
+        await self._catch_up()
         self._start_spawned(work)
         if self._starting:
             await self._start_all(work)
@@ -296,6 +312,8 @@ class Run:
                 run_inline(call)
             except BaseException as error:
                 self.call_failed(call, error)
+            if self._postponed:
+                await self._catch_up()
             if perf_counter() >= self._slice_end:
                 await checkpoint()
                 self._slice_end = perf_counter() + SLICE

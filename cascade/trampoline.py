@@ -8,6 +8,7 @@ stack and memory. It is the same for both strategies, which bring the evaluation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade.errors import (
@@ -22,6 +23,7 @@ from cascade.expressions import Jump, TailCall
 from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
 from cascade.ready import Place
+from cascade.run import SLICE
 from cascade.structure import TASK, Ref, Slot, Structure
 from cascade.task import VARARGS
 from cascade.values import arguments_by_name, deferred_names
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from cascade.holdings import Holdings
     from cascade.run import Run
 
+STEPS_BETWEEN_LOOKS: Final = 64  # at the clock
 NO_OVERRIDES: Final[Mapping[Any, Any]] = {}
 
 
@@ -39,6 +42,7 @@ class Strategy:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._is_propagating = False
 
     def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
         """The structure and data of a target whose inputs and resources are all there."""
@@ -93,7 +97,32 @@ class Strategy:
         raise NotImplementedError
 
     def propagate(self) -> None:
-        """Follow up what was settled, until only calls are left to wait for."""
+        """Follow up what was settled, until only calls are left to wait for.
+
+        After a slice of time the rest is postponed, so that others on the event loop get to run.
+        """
+        if self._is_propagating:
+            return
+        self._is_propagating = True
+        run, step = self.run, self.step
+        slice_end = 0.0
+        steps = 0
+        try:
+            while not run.is_over and step():
+                steps += 1
+                if not steps % STEPS_BETWEEN_LOOKS:
+                    now = perf_counter()
+                    slice_end = slice_end or now + SLICE
+                    if now >= slice_end:
+                        run.postpone(self.propagate)
+                        return
+        except Exception as error:
+            run.fail(error, f"in run {run.id}")
+        finally:
+            self._is_propagating = False
+
+    def step(self) -> bool:
+        """Follow up one thing; False if there is nothing left."""
         raise NotImplementedError
 
 
@@ -178,9 +207,18 @@ class MapItems(Place):
             self._evaluation.settle_from(self._slot.index, [])
             return
         resources = deferred_names(constants.values())
-        for position, values in enumerate(zip(*items.values(), strict=True)):
-            named = {**constants, **dict(zip(items, values, strict=True))}
-            self._execute(position, named, amounts, resources)
+        rows = enumerate(zip(*items.values(), strict=True))
+
+        def make_ready() -> None:
+            slice_end = perf_counter() + SLICE
+            for position, values in rows:
+                named = {**constants, **dict(zip(items, values, strict=True))}
+                self._execute(position, named, amounts, resources)
+                if not position % STEPS_BETWEEN_LOOKS and perf_counter() >= slice_end:
+                    self._strategy.run.postpone(make_ready)
+                    return
+
+        make_ready()
 
     def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
         """Execute an item anew with other arguments."""

@@ -1,5 +1,6 @@
 """Sections 1 and 3: expressions inside containers, and literals as they are."""
 
+import collections
 from typing import NamedTuple
 
 import pytest
@@ -165,3 +166,25 @@ def test_every_kind_of_expression_is_resolved_in_containers(run, expression, wra
 
     ((given,), _), whole = run([echo(wrap(expression())), wrap(expression())], resources=[injected])
     assert str(resolved(given)) == str(resolved(whole)) == "1"
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "replace"])
+def test_a_container_of_an_own_type_is_read_once_too(run, change):
+    """What happens to a container after the run has started does not show in what is built."""
+
+    @cs.task
+    def changes():
+        if change == "remove":
+            del given["a"]
+        else:
+            given["z" if change == "add" else "a"] = 9
+        return 1
+
+    @cs.task
+    def echo(x):
+        return x
+
+    given = collections.OrderedDict(a=5, b=changes())
+    built = run(echo(given))
+    assert type(built) is collections.OrderedDict
+    assert list(built.items()) == [("a", 5), ("b", 1)]

@@ -736,3 +736,14 @@ def test_data_keep_keywords_of_any_name(run):
         return cs.Jump("again", n + 1) if n < 3 else (n, kwargs)
 
     assert run(loop_of(step(0, n=99))) == (3, {"n": 99})
+
+
+def test_the_keys_of_a_loop_are_shown_as_they_are(run):
+    """The error of an unknown key tells a string from a number."""
+
+    @cs.task
+    def leaps():
+        return cs.Jump("1")
+
+    with pytest.raises(cs.JumpKeyError, match="known: 1"):
+        run(cs.bind(leaps(), cs.select_jump({1: None})))

@@ -570,7 +570,7 @@ def test_a_failure_that_generators_replace_is_no_failure_of_theirs(run, scope, k
         assert caught.value is failure
 
 
-@pytest.mark.parametrize("scope", ["run", "step"])
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
 def test_a_resource_that_dies_in_the_background_fails_the_run_at_once(inside, use_vm, scope):
     """What a resource leaves running ends the run when it fails, and not only at the tear-down."""
 
@@ -622,3 +622,18 @@ def test_overrides_that_overlap_end_one_by_one(inside, use_vm):
 
     inside(program)
     assert seen == ["db", "A", "B", "B", "db"]
+
+
+def test_an_amount_may_not_be_a_resource_of_an_attempt(run):
+    """An amount is known before the gate, and what is set up after it cannot tell it."""
+
+    @cs.resource(scope="task")
+    def slots():
+        yield 1
+
+    with pytest.raises(ValueError, match="slots"):
+        run(
+            use(1).with_constraints(gpu=cs.inject("slots")),
+            resources=[slots],
+            system_resources={"gpu": 1},
+        )

@@ -434,3 +434,16 @@ def test_a_state_backend_is_cleared_between_evaluations(inside):
 
     alone, beside = inside(main)
     assert (alone, beside) == (2, 1)
+
+
+@pytest.mark.parametrize("option", ["solver", "executor", "bus", "state_backend"])
+def test_an_option_of_an_engine_that_cannot_serve_is_refused_by_name(option):
+    """What has not the methods of its protocol is a TypeError when the Engine is made."""
+    with pytest.raises(TypeError, match=option):
+        cs.Engine(**{option: 5})
+
+
+def test_params_that_are_no_mapping_are_refused_by_name(start):
+    """Parameters are given by name."""
+    with pytest.raises(TypeError, match="params"):
+        start(cs.Param("x", default=1), params=5)

@@ -379,3 +379,37 @@ def test_an_iteration_has_the_plan_order_of_its_route(seed):
         assert sorted(needed, key=plan.rank) == list(needed)
         ids = [node.id for node in build_graph(route).graph.nodes]
         assert [node.id for node in plan.needed_nodes().values()] == ids
+
+
+@pytest.mark.parametrize("kind", ["loops", "tail calls"])
+def test_a_solver_is_asked_once_whatever_loops_there_are(inside, kind):
+    """A structure is planned once, with all the loops and tail calls in it."""
+    asked = []
+
+    class Solver:
+        def resolve(self, graph):
+            asked.append(len(graph.nodes))
+            return cs.NativeSolver().resolve(graph)
+
+    @cs.task
+    def leave(x):
+        return cs.Jump("out", x)
+
+    @cs.task
+    def call(x, done=False):
+        return x if done else cs.TailCall(kwargs={"done": True})
+
+    def link(node):
+        if kind == "tail calls":
+            return call(node)
+        return cs.bind(leave(node), cs.select_jump({"out": None}))
+
+    target = 0
+    for _ in range(10):
+        target = link(target)
+
+    async def program():
+        return await cs.Engine(solver=Solver()).run(target)
+
+    assert inside(program) == 0
+    assert len(asked) == 1

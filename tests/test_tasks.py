@@ -533,3 +533,13 @@ def test_a_parameter_declared_in_two_ways_is_a_value_error(run, other):
     assert run(show(cs.Param("n"), cs.Param("n")), params={"n": "1"}) == ("1", "1")
     with pytest.raises(ValueError, match="n"):
         run(show(cs.Param("n"), other), params={"n": "1"})
+
+
+def test_a_name_is_a_string():
+    """Tasks and targets are named by strings, and refuse another name at once."""
+    with pytest.raises(TypeError, match="name"):
+        cs.task(lambda: 1, name=5)
+    with pytest.raises(TypeError, match="target"):
+        cs.TailCall(target=5)
+    with pytest.raises(TypeError, match="name"):
+        cs.Engine().register_target(5, cs.Param("x"))

@@ -138,7 +138,6 @@ class Machine(Strategy):
     def __init__(self, run: Run, blueprint: Blueprint | None = None) -> None:
         super().__init__(run)
         self.fired: list[tuple[Frame, int]] = []
-        self._is_propagating = False
         self._routines: dict[Key, Routine] = {}
         self._structure: Structure | None = None
         self._expressions: dict[Slot, frozenset[str]] = {}
@@ -180,24 +179,17 @@ class Machine(Strategy):
         program = structure.plans[key] = Program(structure, routine)
         return program
 
-    def propagate(self) -> None:
-        """Execute what has fired until only calls are left to wait for."""
-        if self._is_propagating:
-            return
-        self._is_propagating = True
-        fired = self.fired
+    def step(self) -> bool:
+        """Execute one instruction that has fired."""
+        if not self.fired:
+            return False
+        frame, pc = self.fired.pop()
+        handler, instruction, reads = frame.program.steps[pc]
         try:
-            while fired and not self.run.is_over:
-                frame, pc = fired.pop()
-                handler, instruction, reads = frame.program.steps[pc]
-                try:
-                    handler(frame, instruction, reads)
-                except Exception as error:
-                    frame.failed(instruction, error)
+            handler(frame, instruction, reads)
         except Exception as error:
-            self.run.fail(error, f"in run {self.run.id}")
-        finally:
-            self._is_propagating = False
+            frame.failed(instruction, error)
+        return True
 
 
 class Frame(PlannedEvaluation):
