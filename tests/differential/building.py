@@ -356,6 +356,9 @@ class Builder:
                     for key, route in node.bound
                 }
                 cs.bind(expression, cs.select_jump(routes))
+            for method, *more in node.chain:
+                if method == "after later":
+                    expression.after(self.built[more[0]])
         return self.part(program.target)
 
     def part(self, part: Part) -> Any:

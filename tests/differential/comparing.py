@@ -65,6 +65,7 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) ->
     bus = cs.MessageBus()
     engine = cs.Engine(
         bus=bus,
+        executor=cs.LocalExecutor() if program.executes else None,
         system_resources=capacity,
         tail_calls="forbid" if program.forbids else "follow",
     )
@@ -162,13 +163,19 @@ def divergence(program: Program, done: Sequence[Done]) -> str | None:
 
 
 def differ(program: Program, first: Done, other: Done) -> str | None:
-    silent = other.seen.where.endswith("silently")
-    if silent:
+    if other.seen.where.endswith("silently"):
         return differ_silently(program, first, other)
     found = difference(first.seen, other.seen, timed=program.is_timed)
-    if found is None and program.is_ordered and first.seen.kind == "value":
+    if found is None and program.is_ordered and by_a_task(first) == by_a_task(other):
         found = journals(first, other, first.journal, other.journal)
     return found
+
+
+def by_a_task(done: Done) -> str:
+    """The outcome, if it is not one that the engine finds, which may come before ready tasks."""
+    failures = {f"failed {events[-1][1][7:]}" for events in done.seen.events.values()}
+    outcome = done.seen.outcome
+    return outcome if done.seen.kind == "value" or outcome in failures else done.seen.where
 
 
 def differ_silently(program: Program, first: Done, other: Done) -> str | None:
@@ -176,7 +183,10 @@ def differ_silently(program: Program, first: Done, other: Done) -> str | None:
         return f"{other.seen.where} left something behind: {other.seen.left}"
     if first.seen.kind != other.seen.kind:
         return journals(first, other, [first.seen.outcome], [other.seen.outcome])
-    if first.seen.kind != "value":
+    is_determined = first.seen.kind == "value" or (
+        program.is_ordered and by_a_task(first) == first.seen.outcome
+    )
+    if not is_determined:
         return None
     if first.seen.outcome != other.seen.outcome:
         return journals(first, other, [first.seen.outcome], [other.seen.outcome])

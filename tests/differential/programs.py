@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Part = tuple[Any, ...]
@@ -57,12 +57,13 @@ class Program:
     given: tuple[tuple[str, Any], ...] = ()  # params
     max_steps: int | None = None
     forbids: bool = False
+    executes: bool = False  # through an executor that is given
     features: frozenset[str] = frozenset()
 
     @property
     def is_ordered(self) -> bool:
         """Whether even the order of all executions is determined."""
-        loose = {"retry later", "cache", "resource", "cancel", "rate", "pause", "limit", "amounts"}
+        loose = {"executor", "cache", "resource"}
         return self.flavour == "inline" and not self.features & loose
 
     @property
@@ -102,6 +103,7 @@ CONSTRUCTS = (
     *(f"data {form}" for form in ("next", "dict", "both", "y", "none", "empty", "wrong", "many")),
     *(f"tail {form}" for form in ("args", "kwargs", "none", "wrong")),
     *("tail target", "tail overrides", "tail unknown", "expression", "forbid"),
+    *("executor", "given", "given wrongly", "cycle"),
 )
 # Constructs of one flavour of programs, in which those of another cannot be.
 OF_FLAVOUR = {
@@ -432,7 +434,11 @@ class Drawing:
         if self.flavour in ("async", "contended") and self.chance(7):
             self.mark("cancel")
             cancel_at = self.choose(8) + 0.375
-        given: list[tuple[str, Any]] = []
+        executes = self.chance(4)
+        if executes:
+            self.mark("executor")
+        if self.chance(1):
+            self.cycle()
         forbids = "expression" in self.features and self.chance(6)
         if forbids:
             self.mark("forbid")
@@ -444,11 +450,33 @@ class Drawing:
             capacity,
             changes,
             cancel_at,
-            tuple(given),
+            self.given(),
             max_steps,
             forbids,
+            executes,
             frozenset(self.features),
         )
+
+    def given(self) -> tuple[tuple[str, Any], ...]:
+        """Params: good ones, and now and then one that is malformed or unknown."""
+        found: list[tuple[str, Any]] = []
+        if "param" in self.features and self.chance(30):
+            self.mark("given")
+            options = (("number", "12"), ("number", 4), ("flag", "on"), ("text", "given"))
+            found.append(self.one(options))
+            if self.chance(10):
+                self.mark("given wrongly")
+                found.append(self.one((("number", "many"), ("unknown", 1), ("flag", 2))))
+        return tuple(found)
+
+    def cycle(self) -> None:
+        """Have the first task come after the last."""
+        tasks = [i for i, node in enumerate(self.nodes) if node.kind in ("call", "map")]
+        if len(tasks) > 1:
+            self.mark("cycle")
+            first = self.nodes[tasks[0]]
+            chain = (*first.chain, ("after later", tasks[-1]))
+            self.nodes[tasks[0]] = replace(first, chain=chain)
 
     def changes(self) -> tuple[tuple[Any, ...], ...]:
         found = []
