@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 from anyio.lowlevel import current_token
@@ -205,6 +205,31 @@ class Engine:
 VirtualMachine.make_engine = Engine
 
 
+class RunAsyncOptions(TypedDict, total=False):
+    """The options of `run_async`."""
+
+    params: Mapping[str, Any] | None
+    use_vm: bool
+    system_resources: Mapping[str, float] | None
+    constraints: Iterable[GlobalConstraint]
+    resources: Iterable[ResourceDefinition]
+    executor: Executor | None
+    bus: MessageBus | None
+    tail_calls: TailCalls
+    max_steps: int | None
+
+
+class RunOptions(RunAsyncOptions, total=False):
+    """The options of `run`: the event loop's beside those of `run_async`."""
+
+    backend: str
+    backend_options: Mapping[str, Any] | None
+
+
+@overload
+async def run_async(target: Expression[T], **options: Unpack[RunAsyncOptions]) -> T: ...
+@overload
+async def run_async(target: Any, **options: Unpack[RunAsyncOptions]) -> Any: ...
 async def run_async(
     target: Any,
     *,
@@ -231,6 +256,10 @@ async def run_async(
     return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
 
 
+@overload
+def run(target: Expression[T], **options: Unpack[RunOptions]) -> T: ...
+@overload
+def run(target: Any, **options: Unpack[RunOptions]) -> Any: ...
 def run(
     target: Any,
     *,
