@@ -263,7 +263,8 @@ class Evaluation(PlannedEvaluation):
         return self._values.get(index)
 
     def _was_demanded(self, index: int) -> bool:
-        return index in self._values
+        # A tail that ended with control was demanded and has no value here.
+        return index in self._values or index == self._tail
 
     # Nodes: conditions, then inputs, then the call
 

@@ -226,8 +226,12 @@ class RoutineCompiler:
         return self._count - 1
 
     def _taken_over(self, slot: Slot) -> int | None:
-        """The register of an argument that only this slot reads."""
-        if self._is_loop(slot) or slot.kind is ROUTER:
+        """The register of an argument that only this slot reads.
+
+        None for what guards may write before the argument is there.
+        """
+        is_guarded = slot.conditions or (slot.after and self._is_root_body(slot))
+        if is_guarded or self._is_loop(slot) or slot.kind is ROUTER:
             return None
         for index in (*self._open_arguments(slot), *slot.members):
             if (
@@ -290,8 +294,8 @@ class RoutineCompiler:
             self._row(above, order, branch)
             region = then
         if slot.conditions and slot.default is not None:
-            if slot.default >= 0:
-                above, order = max(self._rank[slot.default], above), 1
+            if slot.default >= 0 and self._rank[slot.default] >= above:
+                above, order = self._rank[slot.default], 1
             default = isa.Default(place.otherwise, dst, slot.index, self._operand(slot.default))
             self._row(above, order, default)
         self._row(rank, 0, self._invocation(slot, region, dst))
@@ -350,7 +354,7 @@ class RoutineCompiler:
         """Above which rank the first row of a node with guards stands."""
         rank = self._rank[place.slot.index]
         conditions = [self._rank[ref] for ref in place.slot.conditions if ref >= 0]
-        guarded = [self._first_rank(region, rank) for region in (place.own, *place.then[:1])]
+        guarded = [self._first_rank(region, rank) for region in (place.own, *place.then)]
         return min([*conditions, *guarded]) if place.then or place.own != place.region else rank
 
     def _emit_opens(self) -> None:
