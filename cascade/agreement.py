@@ -142,4 +142,6 @@ def _same(one: Any, other: Any) -> bool:
 def _text(value: Any) -> str:
     """A value as text, free of addresses as far as its `repr` is."""
     kind = type(value)
-    return f"<{kind.__name__}>" if kind.__repr__ is object.__repr__ else repr(value)
+    return (
+        f"<{kind.__name__}>" if getattr(kind, "__repr__", None) is object.__repr__ else repr(value)
+    )

@@ -144,10 +144,13 @@ def test_a_register_is_not_taken_from_another_reader() -> None:
     """A value that two rows read may not be overwritten by one of them."""
     blueprint = built(shared)
     routine = blueprint.routines[0]
-    first, second, *rest = routine.code
+    first, second, third, whole, end = routine.code
     assert isinstance(first, isa.Call)
     assert isinstance(second, isa.Call)
-    code = (first, replace(second, dst=first.dst), *rest)
+    assert isinstance(third, isa.Call)
+    assert isinstance(whole, isa.List)
+    taken = replace(second, dst=first.dst)
+    code = (first, third, taken, replace(whole, members=(first.dst, third.dst)), end)
     with pytest.raises(cs.VerifyError, match="takes over"):
         verify(Blueprint(blueprint.structure, (replace(routine, code=code),)))
 

@@ -31,9 +31,7 @@ _LONGEST: Final = 40  # rows of a listing shown around the one that breaks a rul
 def verify(blueprint: Blueprint) -> None:
     """Raise `VerifyError`, with the listing and the row, unless all rules hold."""
     if not blueprint.routines or blueprint.routines[0].is_body:
-        raise VerifyError(
-            "a Blueprint begins with the routine of its target, which is no iteration"
-        )
+        raise VerifyError("the first routine of a Blueprint is that of its target, no iteration")
     keys = [routine.key for routine in blueprint.routines]
     if len(set(keys)) != len(keys):
         raise VerifyError("two routines of the Blueprint are for the same evaluation")
