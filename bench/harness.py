@@ -45,6 +45,9 @@ class Case:
     "warm": built once, its structure known to the engine. "cold": built anew in each round and run
     by a new engine, all of it timed. "own loop": each round starts an event loop, `cs.run` beside
     `anyio.run`.
+
+    `engine` makes the engine. `seconds` tells what counts of the run just done, ours or the one by
+    hand, where that is not the time it took.
     """
 
     law: str
@@ -54,6 +57,8 @@ class Case:
     by_hand: Work
     expected: object
     start: Start = "warm"
+    engine: Callable[[], cs.Engine] = cs.Engine
+    seconds: Callable[[], float] | None = None
 
 
 class Sample(NamedTuple):
@@ -105,11 +110,11 @@ def measure(cases: Iterable[Case], setting: Setting) -> Iterator[Row]:
 
 async def sample_in_one_loop(case: Case, setting: Setting) -> list[Sample]:
     """Rounds within one event loop, by one engine, or by a new one each if the case is cold."""
-    engine, target = cs.Engine(), case.build()
+    engine, target = case.engine(), case.build()
 
     async def ours() -> None:
         if case.start == "cold":
-            value = await cs.Engine().run(case.build(), use_vm=setting.use_vm)
+            value = await case.engine().run(case.build(), use_vm=setting.use_vm)
         else:
             value = await engine.run(target, use_vm=setting.use_vm)
         check(case, value)
@@ -117,14 +122,15 @@ async def sample_in_one_loop(case: Case, setting: Setting) -> list[Sample]:
     async def by_hand() -> None:
         check(case, await case.by_hand())
 
-    repeats = [1 if setting.quick else await repeats_of(work) for work in (ours, by_hand)]
+    once = setting.quick or case.seconds is not None
+    repeats = [1 if once else await repeats_of(work) for work in (ours, by_hand)]
     rounds: list[Sample] = []
     deadline = perf_counter() + CASE_SECONDS
     while wants_more(rounds, deadline, setting):
         rounds.append(
             Sample(
-                await timed(ours, repeats[0]),
-                await timed(by_hand, repeats[1]),
+                await timed(ours, repeats[0], case.seconds),
+                await timed(by_hand, repeats[1], case.seconds),
                 await timed(checkpoint, CHECKPOINTS),
             )
         )
@@ -165,12 +171,16 @@ async def repeats_of(work: Work) -> int:
     return max(1, int(ROUND_SECONDS / await timed(work, 1)))
 
 
-async def timed(work: Work, repeats: int) -> float:
-    """The seconds that one run of `work` takes."""
+async def timed(work: Work, repeats: int, seconds: Callable[[], float] | None = None) -> float:
+    """The seconds that one run of `work` takes, or those that `seconds` tells of it."""
+    counted = 0.0
     started = perf_counter()
     for _ in range(repeats):
         await work()
-    return (perf_counter() - started) / repeats
+        if seconds is not None:
+            counted += seconds()
+    took = perf_counter() - started if seconds is None else counted
+    return took / repeats
 
 
 def check(case: Case, value: object) -> None:

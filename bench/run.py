@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 import law_chain
 import law_fan_out
 import law_flat
+import law_limits
 import law_loop
 import law_tail_call
 import law_whole_run
 from harness import Backend, Case, Row, Setting, checkpoint_seconds, heading, line, measure
 
-LAWS = (law_chain, law_fan_out, law_loop, law_tail_call, law_whole_run, law_flat)
+LAWS = (law_chain, law_fan_out, law_loop, law_tail_call, law_whole_run, law_limits, law_flat)
 BACKENDS: tuple[Backend, ...] = ("asyncio", "trio")
 
 

@@ -225,19 +225,18 @@ class Ticket:
     # Set when it is granted.
     claims: Claims
     wants: Wants
-    # Set when it is parked.
+    # Set when it is parked, the last two by the caller.
     line: Line
     seq: int
     since: float
+    owner: Any
+    resume: Callable[[], object]
 
     def __init__(self, name: str, amounts: Needs, state: int) -> None:
         self.name = name
         self.amounts = amounts
         self.state = state
         self.reason: str | None = None
-
-    owner: Any
-    resume: Callable[[], object]
 
     @property
     def parked(self) -> bool:
@@ -449,7 +448,6 @@ class Admission:
         if line.candidate:
             _discard(family.candidates, line)
             line.candidate = False
-            self._offer(family)
         for thing in line.things:
             queue = thing.queues[family]
             _discard(queue, line)
@@ -462,6 +460,9 @@ class Admission:
             self._nominate(line)
         else:
             self._drop(line)
+        for thing in line.things:
+            if thing.queues:
+                self._touch(thing)
 
     def _drop(self, line: Line) -> None:
         del self._lines[line.key]
@@ -575,12 +576,15 @@ class Admission:
             self._pump(now)
 
     def _expire(self, now: float) -> None:
-        if self._mortal:
-            expired = [rule for rule in self._mortal if rule.expires_at <= now]
-            for rule in expired:
-                del self._rules[_place_of(rule.definition)]
-            if expired:
-                self._rewire(now)
+        if self._mortal and self._mortal[0].expires_at <= now:
+            for rule in self._mortal:
+                if rule.expires_at <= now:
+                    del self._rules[_place_of(rule.definition)]
+            self._rewire(now)
+
+    def _sort_mortal(self) -> None:
+        mortal = (rule for rule in self._rules.values() if rule.definition.ttl is not None)
+        self._mortal = tuple(sorted(mortal, key=lambda rule: rule.expires_at))
 
     def deadline(self) -> float | None:
         """When time will next matter to somebody parked; None: it does not.
@@ -589,8 +593,8 @@ class Admission:
         """
         deadline = self._openings[0][0] if self._openings else None
         for rule in self._mortal:
-            if rule.lines and (deadline is None or rule.expires_at < deadline):
-                deadline = rule.expires_at
+            if rule.lines:
+                return rule.expires_at if deadline is None else min(deadline, rule.expires_at)
         return deadline
 
     def begin(self, now: float) -> None:
@@ -599,6 +603,7 @@ class Admission:
             if rule.left is not None:
                 rule.expires_at = now + rule.left
                 rule.left = None
+        self._sort_mortal()
 
     def change_clock(self, old: float, new: float) -> None:
         """Another event loop's clock shows `new` where the last one showed `old`."""
@@ -669,7 +674,7 @@ class Admission:
     def _rewire(self, now: float) -> None:
         """The constraints have changed: find out anew what every line wants."""
         rules = self._rules.values()
-        self._mortal = tuple(rule for rule in rules if rule.definition.ttl is not None)
+        self._sort_mortal()
         self.timed = bool(self._mortal) or any(isinstance(rule, Rate) for rule in rules)
         self._wants.clear()
         for listener in list(self.listeners.values()):
@@ -727,9 +732,5 @@ def _shown(value: Exact) -> str:
 
 
 def _discard(queue: list[tuple[int, Line]], line: Line) -> None:
-    """Take a line out of an ordered queue; its sequence number tells where it is."""
-    del queue[bisect_left(queue, line.seq, key=_first)]
-
-
-def _first(entry: tuple[int, Line]) -> int:
-    return entry[0]
+    """Take a line out of an ordered queue, in which its sequence number tells its place."""
+    del queue[bisect_left(queue, (line.seq, line))]

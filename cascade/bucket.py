@@ -27,13 +27,15 @@ class Bucket:
     reserved: inf while every token that the bucket can hold is reserved and not yet started.
     """
 
-    __slots__ = ("_full_at", "_interval", "_scale", "burst", "pending", "ready_at")
+    __slots__ = ("_full_at", "_interval", "_latest", "_scale", "burst", "pending", "ready_at")
 
     def __init__(self, rate: Fraction, burst: int) -> None:
         self.burst = burst
         self.pending = 0
         self.ready_at = -inf
         self._full_at = 0
+        # The latest time that was seen: no need to know how long before it a token was ready.
+        self._latest = 0
         self._set_rate(rate)
 
     def _set_rate(self, rate: Fraction) -> None:
@@ -53,7 +55,14 @@ class Bucket:
     def start(self, now: float) -> None:
         """Take a reserved token, now."""
         self.pending -= 1
-        self._full_at = max(self._full_at, self._units(now)) + self._interval
+        self._latest = latest = self._units(now)
+        if latest > self._full_at:
+            self._full_at = latest + self._interval
+        else:
+            self._full_at += self._interval
+            if self.ready_at != inf:
+                # One token less in the bucket, one less reserved: the next is ready when it was.
+                return
         self._update()
 
     def change(self, rate: Fraction, burst: int, now: float) -> None:
@@ -61,12 +70,13 @@ class Bucket:
         taken = Fraction(max(0, self._full_at - self._units(now)), self._interval)
         self._set_rate(rate)
         self.burst = burst
-        self._full_at = self._units(now) + ceil(min(taken, Fraction(burst)) * self._interval)
+        self._latest = self._units(now)
+        self._full_at = self._latest + ceil(min(taken, Fraction(burst)) * self._interval)
         self._update()
 
     def refill(self) -> None:
         """Be full: the clock is another one now."""
-        self._full_at = 0
+        self._full_at = self._latest = 0
         self._update()
 
     def _units(self, now: float) -> int:
@@ -78,13 +88,15 @@ class Bucket:
             self.ready_at = inf
             return
         units = self._full_at - spare * self._interval
-        second = _TICKS * self._scale
+        if units <= self._latest:
+            self.ready_at = -inf
+            return
         try:
-            ready = units / second
+            ready = units / (_TICKS * self._scale)
         except OverflowError:
             self.ready_at = inf
             return
         # Division rounds to the nearest float, which may be a moment too early.
-        if ceil(ready * _TICKS) * self._scale < units:
+        if self._units(ready) < units:
             ready = nextafter(ready, inf)
         self.ready_at = ready

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cascade.solver import Solver
     from cascade.state import StateBackend
     from cascade.structure import Ref, Structure
-    from cascade.vm import Routine
+    from cascade.vm.blueprint import Given, Routine
 
 T = TypeVar("T")
 TailCalls = Literal["follow", "forbid"]
@@ -76,6 +76,15 @@ class Engine:
             raise ValueError(f"tail_calls={tail_calls!r} must be 'follow' or 'forbid'")
         if not isinstance(teardown_timeout, int | float) or not 0 < teardown_timeout <= inf:
             raise ValueError(f"teardown_timeout={teardown_timeout!r} must be seconds above 0")
+        _check_kind("bus", bus, MessageBus.__name__, ("publish", "subscribe", "listens"))
+        _check_kind("solver", solver, "Solver", ("resolve",))
+        _check_kind("executor", executor, "Executor", ("execute",))
+        _check_kind(
+            "state_backend",
+            state_backend,
+            "StateBackend",
+            ("put_result", "get_result", "has_result", "mark_skipped", "get_skip_reason", "clear"),
+        )
         self.bus = bus if bus is not None else MessageBus()
         self.executor = executor
         self.state_backend = state_backend
@@ -128,8 +137,7 @@ class Engine:
                 "a state_backend records what the graph strategy does; "
                 "run with use_vm=False, or use an engine without one"
             )
-        if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
-            raise ValueError(f"max_steps={max_steps!r} must be a whole number above 0, or None")
+        _check_run(params, max_steps)
         run = Run(self, params, max_steps)
         given = MappingProxyType(dict(params or {}))
         if use_vm:
@@ -164,6 +172,8 @@ class Engine:
 
     def register_target(self, name: str, expression: Expression[Any]) -> None:
         """Make `expression` reachable as `TailCall(target=name)`; `TypeError` for what is none."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a target's name must be a non-empty string, not {name!r}")
         if not isinstance(expression, Expression):
             raise TypeError(f"the target {name!r} must be an expression, not {expression!r}")
         self._targets[name] = expression
@@ -182,9 +192,7 @@ class Engine:
             plans.hits, plans.misses, plans.evictions, len(plans), self._compiled, 0, 0
         )
 
-    def compile(
-        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
-    ) -> Routine:
+    def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:
         """Code for the virtual machine, which asks for it when an evaluation is its first."""
         if not structure.is_compiled:
             structure.is_compiled = True
@@ -269,3 +277,19 @@ def _in_event_loop() -> bool:
     except anyio.NoEventLoopError:
         return False
     return True
+
+
+def _check_kind(option: str, given: object, kind: str, methods: tuple[str, ...]) -> None:
+    """Raise `TypeError` unless `given` has the methods of the protocol, or is None."""
+    missing = [name for name in methods if not callable(getattr(given, name, None))]
+    if given is not None and missing:
+        raise TypeError(f"{option}={given!r} is no {kind}: it has no method {missing[0]!r}")
+
+
+def _check_run(params: object, max_steps: object) -> None:
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f"params={params!r} must be a dict of value by name")
+    if max_steps is None:
+        return
+    if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
+        raise ValueError(f"max_steps={max_steps!r} must be a whole number above 0, or None")

@@ -12,13 +12,12 @@ from difflib import get_close_matches
 
 def did_you_mean(unknown: object, known: Iterable[object]) -> str:
     """The closing clause of a "no such name" message: the nearest known name, else all of them."""
-    names = sorted(str(name) for name in known)
-    near = get_close_matches(str(unknown), names, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}? known: {', '.join(map(repr, names))}"
-    if names:
-        return f"; known: {', '.join(map(repr, names))}"
-    return "; none are known"
+    by_text = {str(name): repr(name) for name in known}
+    if not by_text:
+        return "; none are known"
+    near = get_close_matches(str(unknown), list(by_text), n=1)
+    question = f"; did you mean {by_text[near[0]]}?" if near else ";"
+    return f"{question} known: {', '.join(by_text[text] for text in sorted(by_text))}"
 
 
 class CascadeError(Exception):
@@ -37,10 +36,10 @@ class CycleError(CascadeError, ValueError):
         super().__init__(path, what)
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} depend on each other in a circle: {_shortened(self.path)}; "
-            "a loop is made with cs.bind and cs.Jump, not with a dependency"
-        )
+        circle = f"{self.what} depend on each other in a circle: {_shortened(self.path)}"
+        if self.what == "expressions":
+            return f"{circle}; a loop is made with cs.bind and cs.Jump, not with a dependency"
+        return circle
 
 
 def _shortened(path: Sequence[str], most: int = 20) -> str:

@@ -32,7 +32,6 @@ BY_ROUTE: Final = "UpstreamSkipped_Route"
 PRUNED: Final = "Pruned"
 
 NO_AMOUNTS: Final[Mapping[str, Any]] = {}
-NONE_UNCHOSEN: Final[set[Ref]] = set()  # replaced by a set of one's own at the first choice
 NOTHING_SHARED: Final[frozenset[int]] = frozenset()
 
 
@@ -65,12 +64,12 @@ class PlannedEvaluation(EvaluationPlace):
         data: tuple[Any, ...],
         trampoline: Trampoline | None,
         around: Any,
-        overrides: Mapping[str, Any],
+        overrides: Mapping[Any, Any],
     ) -> None:
         if trampoline is None:
             super().__init__(None, 0, 0)
         else:
-            super().__init__(trampoline.place, trampoline.index, trampoline.rank)
+            super().__init__(*trampoline.anchor())
         self._strategy = strategy
         self._plan = plan
         self._slots = plan.structure.slots
@@ -85,8 +84,8 @@ class PlannedEvaluation(EvaluationPlace):
         self._tail: Ref = plan.root
         self._on_end: Callable[[Any], None] = _not_begun
         self._holdings: Holdings | None = None
-        self._chosen: dict[int, Ref] | None = None  # by Router: the route
-        self._unchosen: set[Ref] = NONE_UNCHOSEN  # what the routes not chosen lead to
+        self._chosen: dict[int, Ref] | None = None
+        self._unchosen: frozenset[Ref] = frozenset()  # the routes that routers did not choose
 
     # What a strategy adds
 
@@ -138,6 +137,10 @@ class PlannedEvaluation(EvaluationPlace):
     def is_root(self) -> bool:
         """Whether it is no iteration: the evaluation of a whole target."""
         return self._around is None
+
+    def rank(self, index: int) -> int:
+        """Where the slot at `index` stands in plan order."""
+        return self._plan.rank(index)
 
     def is_body(self, index: int) -> bool:
         """Whether the node at `index` is what this iteration of a loop executes."""
@@ -226,13 +229,15 @@ class PlannedEvaluation(EvaluationPlace):
             for name, kind, value in slot.amounts
         }
         for name, amount in amounts.items():
+            if isinstance(amount, Deferred):
+                raise amount.refused(f"the amount {name!r} of task {slot.name!r}")
             check_amount(slot.name, name, amount)
         return amounts
 
     def _execute(self, slot: Slot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Have the task of the slot executed with these arguments."""
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
-        call = Call(self, slot.index, self._plan.rank[slot.index], slot, args, kwargs, amounts)
+        call = Call(self, slot.index, self._plan.rank(slot.index), slot, args, kwargs, amounts)
         if self._plan.structure.resources:
             call.resources = deferred_names((*args, *kwargs.values()))
         self._strategy.run.make_ready(call)
@@ -246,7 +251,7 @@ class PlannedEvaluation(EvaluationPlace):
         items = {name: list(given.pop(name)) for name in slot.iterables}
         check_lengths(slot.name, {name: len(values) for name, values in items.items()})
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
-        rank = self._plan.rank[slot.index]
+        rank = self._plan.rank(slot.index)
         MapItems(self._strategy, self, slot, rank).start(items, given, amounts)
 
     def completed(self, call: Call, value: Any) -> None:
@@ -268,7 +273,7 @@ class PlannedEvaluation(EvaluationPlace):
         trampoline = self._trampoline
         overrides = self._overrides if slot.index == self._plan.root else NO_OVERRIDES
         if trampoline is None or slot.index != self._tail:
-            rank = self._plan.rank[slot.index]
+            rank = self._plan.rank(slot.index)
             Trampoline(self._strategy, self, slot.index, rank, self).enter(slot, overrides)
         elif self._body is None:
             trampoline.enter(slot, overrides, self)
@@ -293,11 +298,11 @@ class PlannedEvaluation(EvaluationPlace):
         if ref is None:
             raise RouteNotFoundError(key, tuple(slot.routes))
         if self._chosen is None:
-            self._chosen, self._unchosen = {}, set(self._unchosen)
+            self._chosen = {}
         self._chosen[slot.index] = ref
-        self._unchosen.update(other for own, other in slot.routes.items() if own != key)
+        self._unchosen |= {other for own, other in slot.routes.items() if own != key}
         if slot.default is not None and key in slot.routes:
-            self._unchosen.add(slot.default)
+            self._unchosen |= {slot.default}
         if slot.index == self._tail:
             self._tail = ref
         return ref
@@ -322,10 +327,9 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
         """The first reason in the order of the contract for which the slot is skipped."""
-        if slot.after:
-            skipped = self._skipped_predecessor(slot)
-            if skipped is not None:
-                return skipped
+        skipped = self._skipped_predecessor(slot)
+        if skipped is not None:
+            return skipped
         for index in slot.argument_slots:
             value = self._peek(index)
             if value.__class__ is Skipped:
@@ -364,13 +368,10 @@ class PlannedEvaluation(EvaluationPlace):
             return
         pruned = self._undemanded()
         if self._shared:  # what iterations share is a matter of the evaluation that holds it
-            self._root._leave_unchosen(pruned & self._shared)
+            self._root._unchosen |= pruned & self._shared
             pruned -= self._shared
-        for index in sorted(pruned, key=self._plan.rank.__getitem__):
+        for index in sorted(pruned, key=self._plan.rank):
             self._publish_skipped(self._slots[index], PRUNED)
-
-    def _leave_unchosen(self, unchosen: set[Ref]) -> None:
-        self._unchosen = self._unchosen | unchosen
 
     def _undemanded(self) -> set[int]:
         """The nodes that unchosen routes lead to and nobody here demanded."""
@@ -387,11 +388,11 @@ class PlannedEvaluation(EvaluationPlace):
 
     def local_id(self, index: int) -> str:
         """The id of the node at `index` within this evaluation."""
-        return self._plan.nodes[index].id
+        return self._plan.node(index).id
 
     def node(self, index: int) -> Node:
         """The public node at `index`."""
-        return self._plan.nodes[index]
+        return self._plan.node(index)
 
     def injected(self, index: int) -> frozenset[str]:
         """The parameters of the node at `index` that are injected resources."""

@@ -78,8 +78,8 @@ async def _in_process(
     status, answer = await to_process.run_sync(_answer, request, cancellable=True)
     if status == "value":
         return pickle.loads(answer)
-    error: BaseException = pickle.loads(answer)
-    raise error
+    error, cause = pickle.loads(answer)
+    raise error from cause
 
 
 def _pickled(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
@@ -142,12 +142,15 @@ def _pickled_value(task: Task[..., Any], value: Any) -> bytes:
 
 
 def _pickled_error(error: Exception) -> bytes:
-    try:
-        answer = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        pickle.loads(answer)
-    except Exception:
-        substitute = RuntimeError(f"{type(error).__name__}: {error}")
-        for note in getattr(error, "__notes__", ()):
-            substitute.add_note(note)
-        answer = pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
-    return answer
+    """The error and its cause, or what can be told of an error that cannot be pickled."""
+    for pair in ((error, error.__cause__), (error, None)):
+        try:
+            answer = pickle.dumps(pair, pickle.HIGHEST_PROTOCOL)
+            pickle.loads(answer)
+        except Exception:
+            continue
+        return answer
+    substitute = RuntimeError(f"{type(error).__name__}: {error}")
+    for note in getattr(error, "__notes__", ()):
+        substitute.add_note(note)
+    return pickle.dumps((substitute, None), pickle.HIGHEST_PROTOCOL)

@@ -83,6 +83,7 @@ class Policies:
         "cache",
         "conditions",
         "default",
+        "is_method",
         "retry",
         "selector",
         "timeout",
@@ -97,6 +98,7 @@ class Policies:
         self.default: Any = NOTHING
         self.after: tuple[Expression[Any], ...] = ()
         self.selector: JumpSelector | None = None
+        self.is_method = False
 
 
 class Lazy(Expression[T_co]):
@@ -118,10 +120,24 @@ class Lazy(Expression[T_co]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task.name}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        names = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())]
+        state = {name: getattr(self, name) for name in names if name != "__weakref__"}
+        return {n: dict(v) if isinstance(v, MappingProxyType) else v for n, v in state.items()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def _own_policies(self) -> Policies:
         if self.policies is None:
             self.policies = Policies()
         return self.policies
+
+    def as_method(self) -> Self:
+        """The first argument is a bound `self`: what overrides the arguments leaves it alone."""
+        self._own_policies().is_method = True
+        return self
 
     def with_retry(
         self,
@@ -299,6 +315,10 @@ class TailCall:
             raise TypeError(f"TailCall args={self.args!r} must be a tuple; write TailCall((x,))")
         if not isinstance(self.kwargs, Mapping):
             raise TypeError(f"TailCall kwargs={self.kwargs!r} must be a dict by parameter name")
+        if self.target is not None and not isinstance(self.target, str):
+            raise TypeError(
+                f"TailCall target={self.target!r} must be a name given to engine.register_target"
+            )
 
 
 Route = LazyResult[Any] | MappedLazyResult[Any] | Router[Any] | None

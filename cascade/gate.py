@@ -42,7 +42,7 @@ from types import MappingProxyType
 from typing import Any
 
 import anyio
-from anyio.lowlevel import RunVar, current_token
+from anyio.lowlevel import RunVar, checkpoint_if_cancelled, current_token
 
 from cascade.admission import FREE, GRANTED, Admission, Ticket
 from cascade.constraints import ConstraintManager, GlobalConstraint, Statistics
@@ -193,7 +193,10 @@ class Gate:
     async def acquire(
         self, session: Session, name: str, amounts: Mapping[str, object] | None = None
     ) -> Ticket:
-        """A granted ticket. Cancelled while it waits, or just after its grant, it passes it on."""
+        """A granted ticket. Cancelled while it waits or before it goes on, it passes it on.
+
+        Granted at once, it does not yield to other tasks.
+        """
         ticket = self.ask(session, name, amounts, _nothing)
         if not ticket.parked:
             return ticket
@@ -201,13 +204,19 @@ class Gate:
         ticket.resume = granted.set
         try:
             await granted.wait()
+            # An event that is set lets its waiter go on though it has been cancelled meanwhile.
+            await checkpoint_if_cancelled()
         except BaseException:
             self.withdraw(ticket)
             raise
         return ticket
 
     def start(self, ticket: Ticket) -> None:
-        """The task starts now; to be called once after the grant, right before the task's call."""
+        """The task of a granted ticket starts now; without this its tokens stay reserved.
+
+        To be called as soon as the task goes on after its grant. What takes long before the call
+        itself, such as setting up resources, comes after it, lest others wait for it in vain.
+        """
         state = self._state
         if ticket.state == GRANTED:
             state.start(ticket, self._now())

@@ -6,7 +6,7 @@ are no nodes: the edges go through them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,7 +69,8 @@ def build_graph(target: Any) -> BuiltGraph:
     """
     reading = read(target)
     structure = Structure(reading.key)
-    drawn = draw_nodes(structure, structure.order_from(structure.root).needed)
+    slots = (structure.slots[i] for i in structure.order_from(structure.root).needed)
+    drawn = {slot.index: make_node(slot, k) for k, slot in enumerate(s for s in slots if s.is_node)}
     nodes: dict[Expression[Any], Node] = {}
     for expression in reading.expressions:
         node = isinstance(expression, Lazy) and drawn.get(reading.slot_of(expression))
@@ -78,15 +79,10 @@ def build_graph(target: Any) -> BuiltGraph:
     return BuiltGraph(draw(structure, drawn), reading.data, nodes)
 
 
-def draw_nodes(structure: Structure, order: Iterable[int]) -> dict[int, Node]:
-    """The nodes among the slots of `order`, which is plan order, by slot."""
-    nodes: dict[int, Node] = {}
-    for index in order:
-        slot = structure.slots[index]
-        if slot.is_node:
-            kind: Literal["task", "map"] = "task" if slot.kind is TASK else "map"
-            nodes[index] = Node(f"{slot.name}#{len(nodes)}", slot.name, kind, slot.task)
-    return nodes
+def make_node(slot: Slot, position: int) -> Node:
+    """The public node of a slot that is the `position`-th node in plan order."""
+    kind: Literal["task", "map"] = "task" if slot.kind is TASK else "map"
+    return Node(f"{slot.name}#{position}", slot.name, kind, slot.task)
 
 
 def draw(structure: Structure, nodes: Mapping[int, Node]) -> Graph:

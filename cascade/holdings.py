@@ -13,6 +13,7 @@ from typing import Any
 
 from anyio import CancelScope, Event
 
+from cascade.cancellation import is_cancellation
 from cascade.resources import ResourceDefinition
 
 Opener = Callable[[ResourceDefinition, dict[str, Any]], AbstractAsyncContextManager[Any]]
@@ -57,14 +58,16 @@ class Lease:
                     self.is_ready = True
                     acquired(self)
                     self.ready.set()
-                    with CancelScope(shield=True):
-                        await self.closing.wait()
+                    # Shielded from the run, and not from scopes that the resource holds open: if
+                    # a task in its background dies, the wait ends and so does the run.
+                    self.scope.shield = True
+                    await self.closing.wait()
                     if self.failure is not None:
                         raise self.failure
         except BaseException as error:
+            if is_cancellation(error):
+                raise
             if error is not self.failure:
-                if not isinstance(error, Exception):
-                    raise
                 failed(self.definition, error)
         finally:
             self.closed.set()

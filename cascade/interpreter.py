@@ -68,18 +68,6 @@ class Interpretation(Strategy):
         self.recorded = 0  # what evaluations still going on have in the state backend
         self._is_propagating = False
 
-    def clear_record_then(self, then: Callable[[], None]) -> None:
-        """Between two evaluations, when nothing recorded belongs to one that goes on."""
-
-        async def clear() -> None:
-            backend = self.run.engine.state_backend
-            assert backend is not None
-            await backend.clear()
-            then()
-            self.propagate()
-
-        self.run.spawn(clear)
-
     def evaluation(
         self,
         structure: Structure,
@@ -87,7 +75,7 @@ class Interpretation(Strategy):
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Any = None,
-        overrides: Mapping[str, Any] = NO_OVERRIDES,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> Evaluation:
         """A new evaluation; an iteration if it has one `around`."""
         plan = self.run.engine.plans.plan(structure, root)
@@ -114,6 +102,18 @@ class Interpretation(Strategy):
         finally:
             self._is_propagating = False
 
+    def clear_record_then(self, then: Callable[[], None]) -> None:
+        """Between two evaluations, when nothing recorded belongs to one that goes on."""
+
+        async def clear() -> None:
+            backend = self.run.engine.state_backend
+            assert backend is not None
+            await backend.clear()
+            then()
+            self.propagate()
+
+        self.run.spawn(clear)
+
 
 class Evaluation(PlannedEvaluation):
     """An evaluation that keeps its values, and who waits for them, in dictionaries by slot."""
@@ -127,17 +127,26 @@ class Evaluation(PlannedEvaluation):
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Evaluation | None = None,
-        overrides: Mapping[str, Any] = NO_OVERRIDES,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> None:
         super().__init__(interpretation, plan, data, trampoline, around, overrides)
         self._interpretation = interpretation
+        self._recorded = 0  # results and skips in the state backend
         self._values: dict[int, Any] = {}
         self._readers: dict[int, list[int | tuple[Evaluation, int]]] = {}
         self._waiting: dict[int, int] = {}
         self._steps: dict[int, int] = {}
-        self._recorded = 0  # results and skips in the state backend
 
-    # Beginning
+    # Beginning and leaving
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value; the record is cleared if nothing around needs it."""
+        strategy = self._interpretation
+        strategy.recorded -= self._recorded
+        if self._recorded and not strategy.recorded:
+            super().leave(lambda: strategy.clear_record_then(then))
+        else:
+            super().leave(then)
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
@@ -263,8 +272,7 @@ class Evaluation(PlannedEvaluation):
         return self._values.get(index)
 
     def _was_demanded(self, index: int) -> bool:
-        # A tail that ended with control was demanded and has no value here.
-        return index in self._values or index == self._tail
+        return index in self._values or index in self._readers
 
     # Nodes: conditions, then inputs, then the call
 
@@ -343,15 +351,6 @@ class Evaluation(PlannedEvaluation):
             args = tuple([data[~ref] if ref < 0 else values[ref] for ref in slot.args])
             kwargs = {name: self._value(ref) for name, ref in slot.kwargs} if slot.kwargs else {}
         self._execute(slot, args, kwargs)
-
-    def leave(self, then: Callable[[], None]) -> None:
-        """End without a value: what the target goes on with is the trampoline's."""
-        strategy = self._interpretation
-        strategy.recorded -= self._recorded
-        if self._recorded and not strategy.recorded:
-            super().leave(lambda: strategy.clear_record_then(then))
-        else:
-            super().leave(then)
 
     def _conclude(self, slot: Slot, value: Any) -> None:
         """The node has its value: recorded first, if somebody records."""

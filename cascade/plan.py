@@ -7,38 +7,78 @@ structure is known costs the walk and a dictionary look-up, and no solver is ask
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from cascade.graph import Node, draw, draw_nodes
+from cascade.graph import Node, draw, make_node
 from cascade.inputs import Env, Param
 from cascade.solver import Solver, check_plan
 from cascade.structure import Ref, Structure, read
 
 
 class Plan:
-    """The evaluation of one root of a structure, whatever the data.
+    """The evaluation of one root of a structure, whatever the data: ranks and nodes of its slots.
 
-    `rank` orders its slots in plan order; `nodes` gives the public node of a slot, those that only
-    jump routes lead to last.
+    Mostly what a root needs stands in one block of the structure, in plan order already; then
+    ranks and positions follow from those of the structure, however many roots it has.
     """
 
-    __slots__ = ("nodes", "rank", "root", "structure")
+    __slots__ = ("_block", "_nodes", "_order", "root", "structure")
 
     def __init__(self, structure: Structure, root: Ref) -> None:
         self.structure = structure
         self.root = root
-        order = structure.order_from(root)
-        slots = (*order.needed, *order.routed)
-        self.rank: Mapping[int, int] = {slot: rank for rank, slot in enumerate(slots)}
-        self.nodes: Mapping[int, Node] = draw_nodes(structure, slots)
+        self._block = structure.block_of(root)
+        self._nodes: dict[int, Node] = {}
+        self._order: dict[int, tuple[int, int]] | None = None
+
+    def rank(self, slot: int) -> int:
+        """Where a slot stands in plan order, those that only jump routes lead to last."""
+        if slot in self._block:
+            return slot
+        return len(self.structure.slots) + self._places()[slot][0]
+
+    def node(self, slot: int) -> Node:
+        """The public node of a slot."""
+        node = self._nodes.get(slot)
+        if node is None:
+            node = self._nodes[slot] = make_node(self.structure.slots[slot], self._position(slot))
+        return node
+
+    def needed_nodes(self) -> dict[int, Node]:
+        """The nodes that the root may need, in plan order."""
+        return self._drawn(self.structure.order_from(self.root).needed)
+
+    def all_nodes(self) -> dict[int, Node]:
+        """The same, and after them the nodes that only jump routes lead to."""
+        return self.needed_nodes() | self._drawn(self.structure.order_from(self.root).routed)
+
+    def _drawn(self, slots: Iterable[int]) -> dict[int, Node]:
+        return {index: self.node(index) for index in slots if self.structure.slots[index].is_node}
+
+    def _position(self, slot: int) -> int:
+        if slot in self._block:
+            counts = self.structure.node_counts
+            return counts[slot] - counts[self._block.start]
+        return self._places()[slot][1]
+
+    def _places(self) -> dict[int, tuple[int, int]]:
+        """By slot: its place among all slots, and among nodes, in the whole order of the root."""
+        if self._order is None:
+            order = self.structure.order_from(self.root)
+            self._order = {}
+            nodes = 0
+            for place, slot in enumerate((*order.needed, *order.routed)):
+                self._order[slot] = place, nodes
+                nodes += self.structure.slots[slot].is_node
+        return self._order
 
 
 class PlanCache:
     """The structures seen last, at most `size` of them, each with its plans. Holds no data."""
 
     def __init__(self, size: int, solver: Solver) -> None:
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"plan_cache_size={size!r} must be a whole number above 0")
         self._size = size
         self._solver = solver
@@ -67,14 +107,13 @@ class PlanCache:
         return structure, reading.data
 
     def plan(self, structure: Structure, root: Ref) -> Plan:
-        """The plan from `root`, solved when it is asked for the first time."""
+        """The plan from `root`. The solver is asked once for a structure, for its own root."""
         plan: Plan | None = structure.plans.get(root)
         if plan is None:
-            plan = Plan(structure, root)
-            needed = structure.order_from(root).needed
-            graph = draw(structure, {s: plan.nodes[s] for s in needed if s in plan.nodes})
-            check_plan(graph, self._solver.resolve(graph))
-            structure.plans[root] = plan
+            plan = structure.plans[root] = Plan(structure, root)
+            if root == structure.root:
+                graph = draw(structure, plan.needed_nodes())
+                check_plan(graph, self._solver.resolve(graph))
         return plan
 
 

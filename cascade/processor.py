@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from cascade.admission import FREE
 from cascade.cache import cache_key
+from cascade.cancellation import is_cancellation
 from cascade.errors import TaskTimeoutError
 from cascade.events import (
     TaskBlocked,
@@ -185,7 +186,7 @@ class Processor:
         try:
             value = await awaitable
         except BaseException as error:
-            is_cancelled = self._run.is_cancellation(error)
+            is_cancelled = is_cancellation(error)
             self._finished(call, "Cancelled" if is_cancelled else "Failed", error)
             pause = None if is_cancelled else self._pause_before_retry(call, error)
             if pause is None:
@@ -241,7 +242,7 @@ class Processor:
         try:
             value = await self._bounded(call, args, kwargs)
         except BaseException as error:
-            is_cancelled = self._run.is_cancellation(error)
+            is_cancelled = is_cancellation(error)
             self._finished(call, "Cancelled" if is_cancelled else "Failed", error)
             raise
         self._finished(call, "Succeeded", None)
@@ -287,7 +288,7 @@ class Processor:
             if is_awaitable(value):
                 value = await value
         except BaseException as failure:
-            is_cancelled = self._run.is_cancellation(failure)
+            is_cancelled = is_cancellation(failure)
             self._finished(call, "Cancelled" if is_cancelled else "Failed", failure)
             raise
         self._finished(call, "Succeeded", None)
@@ -309,7 +310,7 @@ class Processor:
             retry is None
             or call.attempt >= retry.max_attempts
             or not isinstance(error, retry.on)
-            or self._run.is_cancellation(error)
+            or is_cancellation(error)
             or self._run.is_over
         ):
             return None
@@ -346,7 +347,8 @@ class Processor:
         if not self._run.gated(call):
             return True
         make_ready = self._run.make_ready
-        return not self._ask(call, lambda: make_ready(call)).parked
+        # Not whether it is parked still: who hears that it is may have freed it already.
+        return self._ask(call, lambda: make_ready(call)).reason is None
 
     async def _acquire(self, call: Call) -> None:
         """Wait until the call may start."""
@@ -387,30 +389,28 @@ class Processor:
         """A hit, or the value computed once however many ask for it at the same time."""
         cache = call.slot.cache
         key = cache_key(call.slot.task, self._named_arguments(call))
-        while True:
-            hit = await cache.get(key)
-            if hit is not None:
-                self._cache_hit(call)
-                return hit.value
-            flight = self._flights.get((id(cache), key))
-            if flight is None:
-                return await self._compute(call, cache, key)
+        while (flight := self._flights.get((id(cache), key))) is not None:
             await flight.landed.wait()
             if flight.has_value:
                 self._cache_hit(call)
                 return flight.value
-
-    async def _compute(self, call: Call, cache: Any, key: bytes) -> Any:
         flight = self._flights[id(cache), key] = _Flight()
         try:
-            value = await self._process_attempts(call)
-            if not isinstance(value, CONTROL):
-                flight.value = value
-                flight.has_value = True
-                await self._put(call, cache, key, value)
+            return await self._fly(call, flight, cache, key)
         finally:
             del self._flights[id(cache), key]
             flight.landed.set()
+
+    async def _fly(self, call: Call, flight: _Flight, cache: Any, key: bytes) -> Any:
+        hit = await cache.get(key)
+        if hit is not None:
+            flight.land(hit.value)
+            self._cache_hit(call)
+            return hit.value
+        value = await self._process_attempts(call)
+        if not isinstance(value, CONTROL):
+            flight.land(value)
+            await self._put(call, cache, key, value)
         return value
 
     async def _put(self, call: Call, cache: Any, key: bytes, value: Any) -> None:
@@ -436,7 +436,7 @@ class Processor:
 
 
 class _Flight:
-    """A cached value being computed, which others wait for."""
+    """A cached value being looked up or computed, which others wait for."""
 
     __slots__ = ("has_value", "landed", "value")
 
@@ -444,6 +444,11 @@ class _Flight:
         self.landed = Event()
         self.has_value = False
         self.value: Any = None
+
+    def land(self, value: Any) -> None:
+        """Those who wait for it may have `value`."""
+        self.value = value
+        self.has_value = True
 
 
 class RunFailed(Exception):

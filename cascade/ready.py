@@ -8,7 +8,7 @@ places are compared where their paths part, so that nesting costs only when it c
 from __future__ import annotations
 
 from heapq import heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from cascade.graph import Node
@@ -24,13 +24,45 @@ class Place:
     `parent_index` is what it belongs to there: a slot, or an item.
     """
 
-    __slots__ = ("depth", "parent", "parent_index", "parent_rank")
+    __slots__ = ("_jump", "depth", "parent", "parent_index", "parent_rank")
 
     def __init__(self, parent: Place | None, parent_index: int, parent_rank: int) -> None:
         self.parent = parent
         self.parent_index = parent_index
         self.parent_rank = parent_rank
-        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.depth: int = 0
+        self._jump: Place = self
+        if parent is not None:
+            # Jumps as in a skew-binary list: any place around is found in O(log depth) steps.
+            self.depth = parent.depth + 1
+            jump = parent._jump
+            doubles = parent.depth - jump.depth == jump.depth - jump._jump.depth
+            self._jump = jump._jump if doubles else parent
+
+    def _around_at(self, depth: int) -> Place:
+        """The place around this one that stands at `depth`."""
+        place = self
+        while place.depth > depth:
+            place = place._jump if place._jump.depth >= depth else cast("Place", place.parent)
+        return place
+
+    def precedes(self, rank: int, other: Place, other_rank: int) -> bool:
+        """Whether `rank` here comes before `other_rank` of another place of the same run."""
+        one, two = self, other
+        if one.depth > two.depth:
+            one = one._around_at(two.depth + 1)
+            one, rank = cast("Place", one.parent), one.parent_rank
+        elif two.depth > one.depth:
+            two = two._around_at(one.depth + 1)
+            two, other_rank = cast("Place", two.parent), two.parent_rank
+        if one is two:
+            return rank < other_rank
+        while one.parent is not two.parent:
+            if one._jump is not two._jump:
+                one, two = one._jump, two._jump
+            else:
+                one, two = cast("Place", one.parent), cast("Place", two.parent)
+        return one.parent_rank < two.parent_rank
 
     def task_id(self, index: int) -> str:
         """The id of what stands at `index` here, prefixed by the ids of what is around it."""
@@ -92,21 +124,9 @@ class _Head:
         self.rank = rank
 
     def __lt__(self, other: _Head) -> bool:
-        one, one_rank = self.place, self.rank
-        two, two_rank = other.place, other.rank
-        while one is not two:
-            climbs = one.depth - two.depth
-            if climbs >= 0:
-                one, one_rank = _above(one)
-            if climbs <= 0:
-                two, two_rank = _above(two)
-        return one_rank < two_rank
-
-
-def _above(place: Place) -> tuple[Place, int]:
-    if place.parent is None:
-        raise AssertionError("places of two runs were compared")
-    return place.parent, place.parent_rank
+        if self.place is other.place:
+            return self.rank < other.rank
+        return self.place.precedes(self.rank, other.place, other.rank)
 
 
 class ReadyQueue:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final, Literal, cast, overload
 
-from anyio import CancelScope, current_time
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
+from cascade.cancellation import is_cancellation
 from cascade.errors import CycleError, ResourceNotFoundError
 from cascade.expressions import Expression
 
@@ -119,6 +120,7 @@ class ResourceRegistry:
 
     def __init__(self) -> None:
         self._definitions: dict[str, ResourceDefinition] = {}
+        self._overrides: list[ResourceDefinition] = []  # the last of a name counts
 
     def register(self, definition: ResourceDefinition) -> None:
         """Provide `definition` under its name; a later one replaces an earlier one."""
@@ -129,28 +131,29 @@ class ResourceRegistry:
     @contextmanager
     def override(self, name: str, provided: Any) -> Generator[None]:
         """Provide a value, or another definition, under `name` while the context lasts."""
-        before = self._definitions.get(name)
+        before = self._find(name)
         if isinstance(provided, ResourceDefinition):
             definition = ResourceDefinition(
                 name, provided.func, provided.scope, provided.dependencies
             )
         else:
             definition = _constant(name, provided, before.scope if before else "run")
-        self._definitions[name] = definition
+        self._overrides.append(definition)
         try:
             yield
         finally:
-            if before is None:
-                self._definitions.pop(name, None)
-            else:
-                self._definitions[name] = before
+            self._overrides.remove(definition)
 
     def find(self, name: str, needed_by: str) -> ResourceDefinition:
         """The definition under `name`; `ResourceNotFoundError` if nobody provides it."""
-        definition = self._definitions.get(name)
+        definition = self._find(name)
         if definition is None:
             raise ResourceNotFoundError(name, needed_by, tuple(self._definitions))
         return definition
+
+    def _find(self, name: str) -> ResourceDefinition | None:
+        overrides = (o for o in reversed(self._overrides) if o.name == name)
+        return next(overrides, None) or self._definitions.get(name)
 
     def set_up_order(self, name: str, needed_by: str) -> list[ResourceDefinition]:
         """What to set up, in order, for `name` to be there, itself last.
@@ -212,6 +215,7 @@ async def opened(
     in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`.
     """
     failure: BaseException | None = None
+    broken: BaseException | None = None
     with CancelScope() as scope:
         generator = definition.func(**arguments)
         value = await _set_up(definition, generator)
@@ -223,8 +227,10 @@ async def opened(
         scope.deadline = current_time() + deadline
         try:
             await _tear_down(definition, generator, failure)
-        except Exception as error:
-            failed(error)
+        except BaseException as error:
+            if is_cancellation(error):  # its time is up
+                raise
+            broken = error
     if scope.cancelled_caught:
         failed(
             TimeoutError(
@@ -232,6 +238,11 @@ async def opened(
                 f"{deadline:g} s and was cancelled"
             )
         )
+    if broken is not None:
+        if isinstance(failure, get_cancelled_exc_class()) and not is_cancellation(failure):
+            # A scope that the resource itself holds open ended the body: here is the reason.
+            raise broken
+        failed(broken)
     if failure is not None:
         raise failure
 
@@ -297,6 +308,12 @@ def _is_only(error: BaseException, failure: BaseException) -> bool:
         current = todo.pop()
         if isinstance(current, BaseExceptionGroup):
             todo.extend(cast("BaseExceptionGroup[BaseException]", current).exceptions)
-        elif current is not failure:
+        elif current is not failure and not _is_stop(current, failure):
             return False
     return True
+
+
+def _is_stop(error: BaseException, failure: BaseException) -> bool:
+    """Whether `error` is what Python makes of a Stop(Async)Iteration thrown into a generator."""
+    is_stop = isinstance(failure, StopIteration | StopAsyncIteration)
+    return is_stop and isinstance(error, RuntimeError) and error.__cause__ is failure

@@ -24,6 +24,7 @@ from anyio import CancelScope, Event, current_time
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from cascade.cancellation import is_cancellation
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
@@ -69,10 +70,9 @@ class Run:
         self._wake: Event | None = None
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
-        self._cancelled_class = anyio.get_cancelled_exc_class()
         self._slice_end = perf_counter() + SLICE
         self._batch = LARGEST_BATCH
-        self._starts_in_order = self._cancelled_class is asyncio.CancelledError
+        self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
         self._interruption: BaseException | None = None
 
     async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
@@ -145,10 +145,6 @@ class Run:
     ) -> None:
         """Go on with `call` in a task of its own."""
         self.spawn(lambda: self._guard_call(call, function, *args))
-
-    def is_cancellation(self, error: BaseException) -> bool:
-        """Whether `error` is how the event loop cancels a task."""
-        return isinstance(error, self._cancelled_class)
 
     def gated(self, call: Call) -> bool:
         """Whether the call has to ask the gate before it starts."""
@@ -225,7 +221,9 @@ class Run:
     ) -> Any:
         try:
             return await stack.enter_async_context(opener)
-        except Exception as error:
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
             self._set_up_failed(definition, error)
             raise RunFailed from error
 
@@ -244,7 +242,7 @@ class Run:
 
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
-            self._guard(begin)
+            begin()
             if not await self._carry_out_inline() or self._spawned:
                 await self._carry_out_in_groups()
         except BaseException as error:  # failures are kept, so this is the run being cancelled
@@ -293,17 +291,15 @@ class Run:
         queue = self._inline
         run_inline = self.processor.run_inline
         while queue and not self._starting and not self._spawned and not self.is_over:
-            self._guard(run_inline, queue.pop())
+            call = queue.pop()
+            try:
+                run_inline(call)
+            except BaseException as error:
+                self.call_failed(call, error)
             if perf_counter() >= self._slice_end:
                 await checkpoint()
                 self._slice_end = perf_counter() + SLICE
         return self.is_over
-
-    def _guard(self, function: Callable[..., None], *args: Any) -> None:
-        try:
-            function(*args)
-        except BaseException as error:
-            self.fail(error, f"in run {self.id}")
 
     def _start_spawned(self, work: TaskGroup) -> None:
         spawned, self._spawned = self._spawned, []
@@ -365,10 +361,9 @@ class Run:
         """A task of the work group ends with `error`: cancellation goes on, all else is told."""
         if isinstance(error, RunFailed):
             return
-        cancelled = anyio.current_effective_deadline() == -math.inf
-        if self.is_cancellation(error) and cancelled:
+        if is_cancellation(error):
             raise error
-        if cancelled and self.failure is None:
+        if anyio.current_effective_deadline() == -math.inf and self.failure is None:
             # The run is being cancelled from outside, and that is what it ends with.
             logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
         elif call is None:

@@ -15,9 +15,10 @@ key when it is seen for the first time, and cached; from then on only the data i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from struct import pack
 from sys import intern
 from typing import Any, Final
@@ -66,6 +67,7 @@ class NodePolicies:
     default: Ref | None
     after: tuple[Ref, ...]
     selector: int | None
+    is_method: bool
 
 
 class _Identity:
@@ -98,6 +100,7 @@ class Slot:
         "data",
         "default",
         "index",
+        "is_method",
         "is_node",
         "iterables",
         "kind",
@@ -125,6 +128,7 @@ class Slot:
         self.routes: dict[Any, Ref] = {}
         self.selector: Ref | None = None
         self.bound: int | None = None
+        self.is_method = False
         self.retry: RetryPolicy | None = None
         self.timeout: float | None = None
         self.cache: Any = None
@@ -177,6 +181,7 @@ class Slot:
             self.default = policies.default
             self.after = policies.after
             self.bound = policies.selector
+            self.is_method = policies.is_method
 
     def _decode_map(self, entry: tuple[Any, ...]) -> None:
         kind, task, iterables, inputs, policies = entry
@@ -224,7 +229,10 @@ class Structure:
     """The slots of a target, its selectors, and what holds for all data of this structure."""
 
     __slots__ = (
+        "_blocks",
         "_invariants",
+        "_main",
+        "_node_counts",
         "_orders",
         "inputs",
         "is_compiled",
@@ -252,10 +260,53 @@ class Structure:
         refs = [self.root, *(ref for slot in self.slots for ref in slot.refs())]
         self.literals = max(0, -min(refs))
         self._orders = {self.root: Order(range(main), range(main, len(self.slots)))}
+        self._main = main
+        self._blocks: list[range] | None = None
+        self._node_counts: list[int] | None = None
         self._invariants: dict[frozenset[str], frozenset[int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Structure, (self.key,)
+
+    def who_injects(self, name: str) -> str:
+        """For an error: the first task that injects the resource `name`, or the target itself."""
+        for slot in self.slots:
+            parts = (self.slots[part] for part in slot.parts) if slot.is_node else ()
+            if any(part.kind is RESOURCE and part.name == name for part in parts):
+                return f"task {slot.name!r}"
+        return "the target"
+
+    @property
+    def node_counts(self) -> Sequence[int]:
+        """How many nodes stand before each slot."""
+        if self._node_counts is None:
+            nodes = accumulate((slot.is_node for slot in self.slots), initial=0)
+            self._node_counts = list(nodes)
+        return self._node_counts
+
+    def block_of(self, root: Ref) -> range:
+        """The slots that `root` needs, if they stand together in its plan order; else none."""
+        if root == self.root:
+            return range(self._main)
+        if self._blocks is None:
+            self._blocks = self._find_blocks()
+        return self._blocks[root]
+
+    def _find_blocks(self) -> list[range]:
+        """A block is whole if all it needs was met for the first time after it was opened."""
+        opened_at: dict[int, int] = {}
+        routes = (route for selector in self.selectors for route in selector.values())
+        roots = [self.root, *(route for route in routes if route is not None)]
+        found: dict[int, None] = {}
+        for root in roots:
+            self._post_order(root, found, opened_at)
+        lowest: list[int] = []
+        for slot in self.slots:  # what a slot needs comes before it
+            lowest.append(min((slot.index, *(lowest[part] for part in slot.parts))))
+        return [
+            range(lowest[i], i + 1) if lowest[i] >= opened_at[i] else range(0)
+            for i in range(len(self.slots))
+        ]
 
     def order_from(self, root: Ref) -> Order:
         """Plan order of an evaluation whose target is the slot `root`."""
@@ -283,12 +334,16 @@ class Structure:
         order = list(found)
         return Order(order[:needed], order[needed:])
 
-    def _post_order(self, root: Ref, found: dict[int, None]) -> None:
+    def _post_order(
+        self, root: Ref, found: dict[int, None], opened_at: dict[int, int] | None = None
+    ) -> None:
         stack = [] if root < 0 else [(root, False)]
         while stack:
             index, expanded = stack.pop()
             if index in found:
                 continue
+            if opened_at is not None:
+                opened_at.setdefault(index, len(found))
             if expanded or not self.slots[index].parts:
                 found[index] = None
                 continue
@@ -466,8 +521,9 @@ class _Walk:
             self._refuse_expression_keys(container)
             shape = self._literal(tuple(container))
         else:
-            # An own subclass is copied from the one given, which may carry more than its members.
-            shape = 0 if type(container) in (list, tuple) else self._literal(container)
+            # An own subclass may carry more than its members; it is read now, and filled later.
+            is_plain = type(container) in (list, tuple)
+            shape = 0 if is_plain else self._literal(copy.copy(container))
         self._add(container, (kind, type(container), shape, refs))
 
     def _refuse_expression_keys(self, container: dict[Any, Any]) -> None:
@@ -488,7 +544,15 @@ class _Walk:
         cache = None if policies.cache is None else _Identity(policies.cache)
         selector = None if policies.selector is None else self._selector(policies.selector)
         return NodePolicies(
-            policies.retry, policies.timeout, cache, amounts, conditions, default, after, selector
+            policies.retry,
+            policies.timeout,
+            cache,
+            amounts,
+            conditions,
+            default,
+            after,
+            selector,
+            policies.is_method,
         )
 
     def _selector(self, selector: JumpSelector) -> int:
@@ -534,9 +598,10 @@ class _Walk:
                 policies.cache,
                 tuple((n, k, self._ref_key(v) if k is None else v) for n, k, v in policies.amounts),
                 tuple(self._ref_key(ref) for ref in policies.conditions),
-                policies.default is not None and self._ref_key(policies.default),
+                None if policies.default is None else self._ref_key(policies.default),
                 policies.after,
                 policies.selector,
+                policies.is_method,
             ),
         )
 

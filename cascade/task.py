@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sized
+from enum import Enum
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from cascade.expressions import (
     NO_KWARGS,
@@ -67,7 +68,7 @@ class Task(Generic[P, R]):
         mode: Mode = "inline",
         version: str | int | None = None,
     ) -> None:
-        is_async = _check_function(func, mode)
+        is_async = _check_function(func, mode, name)
         functools.update_wrapper(cast(Any, self), _innermost(func))
         self.__dict__["__wrapped__"] = func
         self.func = func
@@ -106,13 +107,13 @@ class Task(Generic[P, R]):
         return call.args, call.kwargs
 
     def override(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str
-    ) -> dict[str, Any]:
-        """These arguments by parameter name; `TypeError` for wrong names, too many, one twice."""
-        return self.parameters.override(self.name, args, kwargs, what)
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str, *, is_method: bool
+    ) -> dict[Any, Any]:
+        """These arguments by parameter name; `TypeError` for wrong names, too many, one twice.
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.parameters.skip_self()
+        Those of a method begin after its `self`.
+        """
+        return self.parameters.override(f"{what} of task {self.name!r}", args, kwargs, is_method)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundTask(self, instance)
@@ -139,11 +140,12 @@ class BoundTask(Generic[P, R]):
         self.instance = instance
 
     def __call__(self, *args: Any, **kwargs: Any) -> LazyResult[R]:
-        return self.task.__call__(self.instance, *args, **kwargs)
+        return self.task.__call__(self.instance, *args, **kwargs).as_method()
 
     def map(self, **iterables: Any) -> MappedLazyResult[R]:
         """As `Task.map`, with the same `self` for every item."""
-        return _mapped(self.task, iterables, {self.task.parameters.positional[0]: self.instance})
+        receiver = {self.task.parameters.positional[0]: self.instance}
+        return _mapped(self.task, iterables, receiver).as_method()
 
     def func(self, *args: Any, **kwargs: Any) -> Any:
         """The plain call, on the bound instance."""
@@ -229,7 +231,7 @@ if TYPE_CHECKING:
 class Parameters:
     """What a call by parameter name needs to know of a signature."""
 
-    __slots__ = ("data", "has_keywords", "has_positionals", "names", "positional")
+    __slots__ = ("has_keywords", "has_positionals", "names", "positional")
 
     def __init__(self, signature: Signature) -> None:
         parameters = signature.parameters.values()
@@ -240,22 +242,22 @@ class Parameters:
         ]
         self.has_positionals = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         self.has_keywords = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
-        self.data = self.positional
 
-    def skip_self(self) -> None:
-        """The task stands in a class body: what overrides a call leaves its `self` alone."""
-        self.data = self.positional[1:]
+    def first(self, *, is_method: bool) -> str | None:
+        """The first parameter, after the `self` of a method."""
+        names = self.names[1:] if is_method else self.names
+        return names[0] if names else None
 
     def override(
-        self, task_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str
-    ) -> dict[str, Any]:
-        where = f"{what} of task {task_name!r}"
-        if len(args) > len(self.data) and not self.has_positionals:
+        self, where: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], is_method: bool
+    ) -> dict[Any, Any]:
+        positional = self.positional[1:] if is_method else self.positional
+        if len(args) > len(positional) and not self.has_positionals:
             raise TypeError(
                 f"{where} has {len(args)} positional arguments; "
-                f"the task takes {len(self.data)}: {', '.join(self.data) or 'none'}"
+                f"the task takes {len(positional)}: {', '.join(positional) or 'none'}"
             )
-        given: dict[str, Any] = dict(zip(self.data, args, strict=False))
+        given: dict[Any, Any] = dict(zip(positional, args, strict=False))
         twice = [name for name in kwargs if name in given]
         if twice:
             raise TypeError(f"{where} gives {', '.join(map(repr, twice))} twice")
@@ -266,18 +268,24 @@ class Parameters:
         elif not all(isinstance(name, str) for name in kwargs):
             raise TypeError(f"{where} must be a dict by parameter name, not {dict(kwargs)!r}")
         given.update(kwargs)
-        if len(args) > len(self.data):
-            given[VARARGS] = tuple(args[len(self.data) :])
+        if len(args) > len(positional):
+            given[VARARGS] = tuple(args[len(positional) :])
         return given
 
 
-VARARGS = "*"  # no parameter can have this name: the extra positional arguments of an override
+class _Varargs(Enum):
+    VARARGS = "*"
 
 
-def _check_function(func: Any, mode: str) -> bool:
+VARARGS: Final = _Varargs.VARARGS  # the key of the extra positional arguments of an override
+
+
+def _check_function(func: Any, mode: str, name: Any) -> bool:
     """Whether `func` is async; raises `TypeError` for what cannot be a task in this mode."""
     if not callable(func):
         raise TypeError(f"{func!r} cannot be a task: it is not callable")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise TypeError(f"name={name!r} of {_name_of(func)!r} must be a non-empty string")
     if isinstance(func, Task | BoundTask):
         raise TypeError(f"{func!r} is a task already; write cs.task({func.name}.func, ...)")
     if mode not in MODES:
@@ -389,7 +397,7 @@ def _mapped(
         if isinstance(given, Sized) and not isinstance(given, Expression)
     }
     check_lengths(task.name, lengths)
-    bound = task.override((), {**constants, **read}, "map()")
+    bound = task.override((), {**constants, **read}, "map()", is_method=False)
     rest = _defaults_of(task, bound)
     return MappedLazyResult(task, read, {**constants, **rest})
 

@@ -7,12 +7,13 @@ stack and memory. It is the same for both strategies, which bring the evaluation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade.errors import (
     JumpKeyError,
     JumpNotBoundError,
+    ResourceNotFoundError,
     StaticGraphError,
     StepLimitError,
     TargetNotFoundError,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cascade.holdings import Holdings
     from cascade.run import Run
 
-NO_OVERRIDES: Final[Mapping[str, Any]] = {}
+NO_OVERRIDES: Final[Mapping[Any, Any]] = {}
 
 
 class Strategy:
@@ -50,7 +51,13 @@ class Strategy:
         if structure.inputs:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
-            self.run.engine.resources.set_up_order(name, "the target")
+            try:
+                self.run.engine.resources.set_up_order(name, "the target")
+            except ResourceNotFoundError as error:
+                if error.name != name:
+                    raise
+                who = structure.who_injects(name)
+                raise ResourceNotFoundError(name, who, error.known) from None
 
     async def execute(self, target: Any, params: Mapping[str, Any]) -> Any:
         """Load `target` and compute it; errors in it come before anything runs."""
@@ -64,7 +71,7 @@ class Strategy:
         run = self.run
         run.inputs.refuse_unknown()
         root = self.evaluation(structure, structure.root, data)
-        if structure.root >= 0:
+        if structure.root >= 0 and structure.slots[structure.root].is_node:
             name = structure.slots[structure.root].name
 
         def begin() -> None:
@@ -80,7 +87,7 @@ class Strategy:
         data: tuple[Any, ...],
         trampoline: Trampoline | None = None,
         around: Any = None,
-        overrides: Mapping[str, Any] = NO_OVERRIDES,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> EvaluationPlace:
         """A new evaluation; an iteration if it has one `around`."""
         raise NotImplementedError
@@ -110,6 +117,10 @@ class EvaluationPlace(Place):
         """Whether it is no iteration: the evaluation of a whole target."""
         raise NotImplementedError
 
+    def rank(self, index: int) -> int:
+        """Where the slot at `index` stands in plan order."""
+        raise NotImplementedError
+
     def is_body(self, index: int) -> bool:
         """Whether the node at `index` is what this iteration of a loop executes."""
         raise NotImplementedError
@@ -134,7 +145,7 @@ class EvaluationPlace(Place):
 class MapItems(Place):
     """The items of one map, by position: each is a call, or what its trampoline makes of it."""
 
-    __slots__ = ("_evaluation", "_missing", "_results", "_slot", "_strategy")
+    __slots__ = ("_evaluation", "_missing", "_results", "_slot", "_strategy", "_trampolines")
 
     local_id_names_owner = True
 
@@ -147,6 +158,7 @@ class MapItems(Place):
         self._slot = slot
         self._results: list[Any] = []
         self._missing = 0
+        self._trampolines: dict[int, Trampoline] = {}
 
     @property
     def holdings(self) -> Holdings:
@@ -170,10 +182,10 @@ class MapItems(Place):
             named = {**constants, **dict(zip(items, values, strict=True))}
             self._execute(position, named, amounts, resources)
 
-    def again(self, call: Call, overrides: Mapping[str, Any]) -> None:
+    def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
         """Execute an item anew with other arguments."""
         names = call.slot.task.parameters.positional
-        named = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        named: dict[Any, Any] = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
         rest = call.args[len(names) :]
         named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
         self._execute(call.index, named, call.amounts, deferred_names(named.values()))
@@ -181,7 +193,7 @@ class MapItems(Place):
     def _execute(
         self,
         position: int,
-        named: Mapping[str, Any],
+        named: Mapping[Any, Any],
         amounts: Mapping[str, Any],
         resources: tuple[str, ...],
     ) -> None:
@@ -193,13 +205,18 @@ class MapItems(Place):
     def completed(self, call: Call, value: Any) -> None:
         """An item came to `value`, or to control."""
         if isinstance(value, CONTROL):
-            Trampoline(self._strategy, self, call.index, call.rank).go_on(call, value, None)
+            trampoline = self._trampolines.get(call.index)
+            if trampoline is None:
+                trampoline = Trampoline(self._strategy, self, call.index, call.rank)
+                self._trampolines[call.index] = trampoline
+            trampoline.go_on(call, value, None)
         else:
             self.settle_from(call.index, value)
         self._strategy.propagate()
 
     def settle_from(self, index: int, value: Any) -> None:
         """The item at `index` has its value."""
+        self._trampolines.pop(index, None)
         self._results[index] = value
         self._missing -= 1
         if not self._missing:
@@ -264,7 +281,7 @@ class Trampoline:
         self._steps = 0  # executions of the current loop
 
     def enter(
-        self, slot: Slot, overrides: Mapping[str, Any], returned: EvaluationPlace | None = None
+        self, slot: Slot, overrides: Mapping[Any, Any], returned: EvaluationPlace | None = None
     ) -> None:
         """Begin the loop at `slot`, of the owner's evaluation or of a returned expression."""
         self._name = slot.name
@@ -273,6 +290,12 @@ class Trampoline:
             self._home = returned
             self._loop = slot
         self._iterate(slot.index, overrides, None)
+
+    def anchor(self) -> tuple[Place, int, int]:
+        """Where its evaluations stand: at the owner, or at the loop of a returned expression."""
+        if self._loop is not None and self._home is not None:
+            return self._home, self._loop.index, self._home.rank(self._loop.index)
+        return self.place, self.index, self.rank
 
     def switch(self, slot: Slot) -> None:
         """A Router among the routes chose the bound node `slot`: go on there, in the same loop."""
@@ -296,7 +319,7 @@ class Trampoline:
         if route is None:
             self._finish(jump.data)
         else:
-            overrides = _overrides(evaluation.structure.slots[route], jump.data)
+            overrides = _overrides_by_data(evaluation.structure.slots[route], jump.data)
             self._iterate(route, overrides, jump.data)
 
     def _tail_call(self, call: Call, tail: TailCall, evaluation: EvaluationPlace | None) -> None:
@@ -304,7 +327,7 @@ class Trampoline:
             self._call_target(tail)
             return
         arguments = (tail.args, dict(tail.kwargs))
-        overrides = call.slot.task.override(tuple(tail.args), tail.kwargs, "the TailCall")
+        overrides = _overrides(call.slot, tail.args, tail.kwargs, "the TailCall")
         if evaluation is not None:
             if self._loop is None and evaluation.is_root:
                 self._home = evaluation
@@ -343,26 +366,26 @@ class Trampoline:
 
     def _evaluate_target(self, target: Any, tail: TailCall) -> None:
         structure, data = self._strategy.load(target)
-        overrides: Mapping[str, Any] = NO_OVERRIDES
+        overrides: Mapping[Any, Any] = NO_OVERRIDES
         if tail.args or tail.kwargs:
             root = structure.slots[structure.root]
             if root.kind is not TASK:
                 raise TypeError(
                     f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none"
                 )
-            overrides = root.task.override(tuple(tail.args), tail.kwargs, "the TailCall")
+            overrides = _overrides(root, tail.args, tail.kwargs, "the TailCall")
         evaluation = self._strategy.evaluation(
             structure, structure.root, data, self, None, overrides
         )
         self._returned = evaluation
         evaluation.begin(self._finish)
 
-    def _iterate(self, root: int, overrides: Mapping[str, Any], data: Any) -> None:
+    def _iterate(self, root: int, overrides: Mapping[Any, Any], data: Any) -> None:
         self._steps += 1
         self._check(self._steps, data)
         self._evaluate(root, overrides)
 
-    def _evaluate(self, root: int, overrides: Mapping[str, Any]) -> None:
+    def _evaluate(self, root: int, overrides: Mapping[Any, Any]) -> None:
         home = self._home
         assert home is not None
         evaluation = self._strategy.evaluation(
@@ -397,8 +420,15 @@ def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | 
         raise JumpKeyError(task_name, key, tuple(routes)) from None
 
 
-def _overrides(slot: Slot, data: Any) -> Mapping[str, Any]:
-    """The arguments that the data of a Jump overrides, by parameter name."""
+def _overrides(
+    slot: Slot, args: Sequence[Any], kwargs: Mapping[str, Any], what: str
+) -> Mapping[Any, Any]:
+    """Arguments that override the slot's own, by parameter name."""
+    return slot.task.override(tuple(args), kwargs, what, is_method=slot.is_method)
+
+
+def _overrides_by_data(slot: Slot, data: Any) -> Mapping[Any, Any]:
+    """The arguments that the data of a Jump overrides."""
     if data is None or (isinstance(data, dict) and not data):
         return NO_OVERRIDES
     what = "the data of the Jump"
@@ -408,6 +438,6 @@ def _overrides(slot: Slot, data: Any) -> Mapping[str, Any]:
             "jump with data=None"
         )
     if isinstance(data, dict):
-        return slot.task.override((), data, what)
-    first = slot.task.parameters.data
-    return {first[0]: data} if first else slot.task.override((data,), {}, what)
+        return _overrides(slot, (), data, what)
+    first = slot.task.parameters.first(is_method=slot.is_method)
+    return _overrides(slot, (data,), {}, what) if first is None else {first: data}

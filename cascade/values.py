@@ -118,7 +118,7 @@ def argument_name(slot: Slot, index: int) -> str:
     return next((name for name, ref in slot.kwargs if ref == index), "member")
 
 
-def open_slots(slot: Slot, overrides: Mapping[str, Any]) -> tuple[int, ...]:
+def open_slots(slot: Slot, overrides: Mapping[Any, Any]) -> tuple[int, ...]:
     """The slots of those arguments that are not overridden."""
     if not overrides:
         return slot.argument_slots
@@ -128,12 +128,12 @@ def open_slots(slot: Slot, overrides: Mapping[str, Any]) -> tuple[int, ...]:
         for position, ref in enumerate(slot.args)
         if (names[position] if position < len(names) else VARARGS) not in overrides
     ]
-    refs += [ref for name, ref in slot.kwargs if name not in overrides]
+    refs += [ref for name, ref in slot.kwargs if name not in overrides or name in names]
     return tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
 
 
 def overridden(
-    slot: Slot, overrides: Mapping[str, Any], value: Callable[[Ref], Any]
+    slot: Slot, overrides: Mapping[Any, Any], value: Callable[[Ref], Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The slot's arguments, those in `overrides` replaced; `value` gives the others'."""
     names = slot.task.parameters.positional
@@ -143,17 +143,18 @@ def overridden(
         for name, ref in zip(names, slot.args, strict=False)
     ]
     args += overrides[VARARGS] if VARARGS in overrides else [value(r) for r in slot.args[count:]]
-    kwargs = {name: value(ref) for name, ref in slot.kwargs if name not in overrides}
-    kwargs.update({n: v for n, v in overrides.items() if n not in names and n != VARARGS})
+    # A keyword that a **parameter took up may have the name of a positional-only parameter.
+    kwargs = {n: value(ref) for n, ref in slot.kwargs if n not in overrides or n in names}
+    kwargs.update({n: v for n, v in overrides.items() if n not in names and n is not VARARGS})
     return tuple(args), kwargs
 
 
 def arguments_by_name(
-    task: Task[..., Any], named: Mapping[str, Any]
+    task: Task[..., Any], named: Mapping[Any, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments from values by parameter name."""
     names = task.parameters.positional
     args = [named[name] for name in names if name in named]
     args += named.get(VARARGS, ())
-    kwargs = {n: v for n, v in named.items() if n not in names and n != VARARGS}
+    kwargs = {n: v for n, v in named.items() if n not in names and n is not VARARGS}
     return tuple(args), kwargs

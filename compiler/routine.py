@@ -29,9 +29,9 @@ from cascade.structure import (
 )
 from cascade.task import VARARGS
 from cascade.vm import isa
-from cascade.vm.blueprint import Routine
+from cascade.vm.blueprint import Given, Routine
 
-NOTHING_GIVEN: Final[frozenset[str]] = frozenset()
+NOTHING_GIVEN: Final[Given] = frozenset()
 _CONTAINERS: Final = {LIST: isa.List, TUPLE: isa.Tuple, DICT: isa.Dict}
 _MODES: Final = {"inline": isa.Call, "thread": isa.Thread, "process": isa.Process}
 
@@ -52,9 +52,7 @@ class _Place:
 class RoutineCompiler:
     """Compiles the evaluation of one root of a structure."""
 
-    def __init__(
-        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
-    ) -> None:
+    def __init__(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> None:
         self._structure = structure
         self._slots = structure.slots
         self._root = root

@@ -18,7 +18,7 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket"),
+    ("errors", "events", "retry", "bucket", "cancellation"),
     ("expressions", "constraints"),
     ("task", "flow", "inputs", "resources", "admission"),
     ("structure", "gate"),
@@ -26,6 +26,7 @@ LAYERS = (
     ("solver", "executor", "cache"),
     ("plan", "processor"),
     ("run", "trampoline"),
+    ("evaluation",),
     ("interpreter", "vm"),
     ("compiler",),
     ("engine",),
@@ -36,6 +37,7 @@ LAYERS = (
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
+    ("evaluation",),
     ("interpreter", "vm"),
 }
 

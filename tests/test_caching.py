@@ -414,3 +414,29 @@ def test_a_file_skips_the_task_while_it_exists(run, tmp_path):
     path.unlink()
     assert run(target) == "written"
     assert len(calls) == 2
+
+
+def test_misses_of_a_slow_cache_compute_once(run):
+    """A node whose miss comes when another has computed that key meanwhile takes its value."""
+    calls = []
+
+    class SlowCache(RecordingCache):
+        async def get(self, key):
+            found = await super().get(key)
+            await anyio.sleep(1)
+            return found
+
+    @cs.task
+    async def slow(x):
+        calls.append(x)
+        await anyio.sleep(0.5)
+        return x * 10
+
+    @cs.task
+    async def wait(delay):
+        await anyio.sleep(delay)
+
+    cache = SlowCache()
+    nodes = [slow(1).with_cache(cache).after(wait(delay)) for delay in (0, 0.9, 1.4)]
+    assert run(nodes) == [10, 10, 10]
+    assert calls == [1]

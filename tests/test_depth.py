@@ -238,3 +238,17 @@ def test_jump_routes_are_no_dependencies(run):
     left[0] = 1
     cs.bind(node, cs.select_jump({"again": needs_it, "exit": None}))
     assert run(node) is None
+
+
+def test_returned_expressions_may_nest_without_limit_beside_other_work(run):
+    """What waits in an inner evaluation costs the same at any depth, whatever else is ready."""
+
+    @cs.task
+    def add(x):
+        return x + 1
+
+    @cs.task
+    def nested(n):
+        return add(nested(n - 1)) if n else 0
+
+    assert run([nested(2 * SOME), nested(3)]) == [2 * SOME, 3]

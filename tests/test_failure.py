@@ -409,3 +409,114 @@ def test_amounts_without_capacity_limit_nobody(run):
         return 1
 
     assert run([napping().with_constraints(unknown=3) for _ in range(3)]) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("returned", "options", "error"),
+    [
+        (cs.Jump("agian"), {}, cs.JumpKeyError),
+        (cs.Jump("again", {"m": 1}), {}, TypeError),
+        (cs.Jump("again"), {"max_steps": 1}, cs.StepLimitError),
+        (cs.TailCall((1, 2)), {}, TypeError),
+        (cs.TailCall(target="nowhere"), {}, cs.TargetNotFoundError),
+    ],
+    ids=["key", "data", "limit", "arguments", "target"],
+)
+def test_errors_of_control_name_who_jumped(run, kind, returned, options, error):
+    """A Jump or TailCall that leads nowhere is told like a failure of the task that returned it."""
+
+    def sync(n):
+        return returned
+
+    async def asynchronous(n):
+        return returned
+
+    node = cs.task(sync if kind == "sync" else asynchronous, name="leaps")(0)
+    cs.bind(node, cs.select_jump({"again": node}))
+    with pytest.raises(error) as caught:
+        run(use(node), **options)
+    for text in ("leaps", "attempt 1", "of run"):
+        assert text in notes(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_jump_without_a_selector_names_who_jumped(run, kind):
+    """The task that returned a Jump out of place, its path, attempt and run are named."""
+
+    def sync():
+        return cs.Jump("again")
+
+    async def asynchronous():
+        return cs.Jump("again")
+
+    with pytest.raises(cs.JumpNotBoundError) as caught:
+        run(use(cs.task(sync if kind == "sync" else asynchronous, name="leaps")()))
+    for text in ("leaps", "attempt 1", "of run"):
+        assert text in notes(caught.value)
+
+
+def test_what_would_start_in_the_same_instant_does_not_start_after_the_failure(run):
+    """No attempt starts after the first failure, even if it was ready when that one started."""
+    log = []
+
+    @cs.task
+    async def fails():
+        log.append("fails")
+        raise KeyError("first")
+
+    @cs.task
+    async def ready(i):
+        log.append(i)
+
+    with pytest.raises(KeyError):
+        run([ready(0), fails(), ready(1), ready(2)])
+    assert log == [0, "fails"]
+
+
+def test_a_failing_run_holds_up_no_timer_of_another(inside, use_vm):
+    """A rate goes on for the other runs of an engine while one that failed is torn down."""
+    starts = []
+
+    @cs.resource
+    async def slow_to_go():
+        try:
+            yield 1
+        finally:
+            await anyio.sleep(20)
+
+    @cs.task
+    async def quick(x):
+        return x
+
+    @cs.task
+    async def limited():
+        starts.append(anyio.current_time())
+
+    @cs.task
+    async def fails():
+        raise KeyError("first")
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(slow_to_go)
+        engine.constraints.limit_rate("task:limited", 1)
+
+        async def failing_run():
+            first = quick(cs.inject("slow_to_go"))
+            with pytest.raises(KeyError):
+                await engine.run(
+                    [limited().after(first), limited().after(first), fails().after(first)],
+                    use_vm=use_vm,
+                )
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(failing_run)
+            await anyio.sleep(0.5)
+            starts.clear()
+            await engine.run([limited(), limited()], use_vm=use_vm)
+
+    inside(program)
+    assert len(starts) == 2
+    assert starts[0] <= 1
+    assert starts[1] - starts[0] == pytest.approx(1)

@@ -680,3 +680,59 @@ def test_predecessors_of_a_loop_have_run_before_its_first_iteration_begins(run):
     node = step(told("argument")).run_if(told("condition")).after(before())
     assert run(cs.bind(node, cs.select_jump({"again": node}))) == "done"
     assert log == ["before", *["condition", "argument", "step"] * 2]
+
+
+def test_naming_a_task_in_a_class_body_does_not_change_it(run):
+    """Data are the first parameter of a Task called by itself, even if a class has it too."""
+
+    @cs.task
+    def count(n):
+        return cs.Jump("again", n + 1) if n < 3 else n
+
+    class Steps:
+        step = count
+
+    assert Steps.step is count
+    assert run(loop_of(count(0))) == 3
+
+
+@pytest.mark.parametrize("kind", ["put on later", "of the class", "on an object"])
+def test_the_first_parameter_comes_after_whatever_is_bound(run, kind):
+    """Whether a call has a `self` or `cls` is told by how the Task was reached."""
+
+    class Steps:
+        if kind == "of the class":
+
+            @classmethod
+            @cs.task
+            def step(cls, n):
+                return cs.Jump("again", n + 1) if n < 3 else (cls, n)
+
+    @cs.task
+    def step(self, n):
+        return cs.Jump("again", n + 1) if n < 3 else (self, n)
+
+    if kind != "of the class":
+        Steps.step = step
+    owner = Steps if kind == "of the class" else Steps()
+    assert run(loop_of(owner.step(0)), max_steps=9) == (owner, 3)
+
+
+def test_a_first_parameter_may_be_keyword_only(run):
+    """Data that are no dict are the first parameter, of whatever kind."""
+
+    @cs.task
+    def step(*, n, limit=3):
+        return cs.Jump("again", n + 1) if n < limit else n
+
+    assert run(loop_of(step(n=0))) == 3
+
+
+def test_data_keep_keywords_of_any_name(run):
+    """Keywords of the node's own stay, even one called like a positional-only parameter."""
+
+    @cs.task
+    def step(n, /, **kwargs):
+        return cs.Jump("again", n + 1) if n < 3 else (n, kwargs)
+
+    assert run(loop_of(step(0, n=99))) == (3, {"n": 99})

@@ -405,3 +405,15 @@ def test_iterations_share_no_impure_node(run, loop, impure, log):
     shared = impure("i")
     run([shared, loop(3, shared, [shared])])
     assert log == ["i"] * 4
+
+
+@pytest.mark.parametrize("default_first", [True, False])
+def test_a_node_with_a_default_is_not_one_without(run, pure, impure, default_first):
+    """Calls that differ in having a default are two nodes, whatever the default."""
+    bus, reasons = cs.MessageBus(), []
+    bus.subscribe(cs.TaskSkipped, lambda event: reasons.append(event.reason))
+    zero = impure(0)
+    nodes = [pure(1).run_if(zero, default=zero), pure(1).run_if(zero)]
+    with pytest.raises(cs.DependencyMissingError):
+        run(nodes if default_first else nodes[::-1], bus=bus)
+    assert reasons == ["ConditionFalse", "ConditionFalse"]

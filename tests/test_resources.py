@@ -1,6 +1,8 @@
 """Injected resources: scopes, set-up and tear-down (section 9)."""
 
+import asyncio
 import contextlib
+import traceback
 
 import anyio
 import pytest
@@ -463,3 +465,160 @@ def test_set_up_and_tear_down_are_published(run):
         bus.subscribe(kind, lambda event: events.append((type(event), event.resource_name)))
     run(use(), bus=bus, resources=[logged("db", [])])
     assert events == [(cs.ResourceAcquired, "db"), (cs.ResourceReleased, "db")]
+
+
+class Stop(BaseException):
+    """An exception of a user's own that is no Exception."""
+
+
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_set_up_may_fail_with_any_base_exception(run, scope, kind):
+    """A BaseException of a set-up surfaces as itself too, and is not retried."""
+    errors = []
+
+    def fails():
+        errors.append(Stop("no"))
+        raise errors[-1]
+
+    def sync():
+        yield fails()
+
+    async def asynchronous():
+        yield fails()
+
+    db = cs.resource(sync if kind == "sync" else asynchronous, name="db", scope=scope)
+    bus, finished = cs.MessageBus(), []
+    bus.subscribe(cs.RunFinished, lambda event: finished.append((event.status, event.error)))
+    with pytest.raises(Stop) as caught:
+        run(use().with_retry(3, on=BaseException), resources=[db], bus=bus)
+    assert errors == [caught.value]
+    assert "'db'" in "".join(caught.value.__notes__)
+    assert finished == [("Failed", caught.value)]
+
+
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+def test_a_tear_down_may_fail_with_any_base_exception(run, scope):
+    """A BaseException of a tear-down is in a group of its own making, and no retry follows."""
+    error = Stop("no")
+    calls = []
+
+    @cs.resource(scope=scope)
+    def db():
+        yield 1
+        raise error
+
+    @cs.task
+    def work(db=cs.inject("db")):
+        calls.append(db)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(work().with_retry(3, on=BaseException), resources=[db])
+    assert caught.value.exceptions == (error,)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("backend", ["asyncio"])
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+@pytest.mark.parametrize("place", ["set-up", "tear-down"])
+def test_a_cancelled_error_that_nobody_asked_for_is_a_failure(run, scope, place):
+    """A provider that awaits a cancelled future fails the run, though nobody cancelled the run."""
+
+    async def awaits_a_cancelled_future():
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    @cs.resource(scope=scope)
+    async def db():
+        if place == "set-up":
+            await awaits_a_cancelled_future()
+        yield 1
+        await awaits_a_cancelled_future()
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 (whatever its shape)
+        run(use(), resources=[db])
+    error = caught.value
+    if place == "tear-down":
+        (error,) = error.exceptions
+    assert type(error) is asyncio.CancelledError
+
+
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration])
+def test_a_failure_that_generators_replace_is_no_failure_of_theirs(run, scope, kind, error):
+    """What a task raises surfaces without the generators it is thrown into, StopIteration too."""
+    failure = error("mine")
+
+    def sync():
+        yield "db"
+
+    async def asynchronous():
+        yield "db"
+
+    @cs.task
+    async def fails(db=cs.inject("db")):
+        raise failure
+
+    db = cs.resource(sync if kind == "sync" else asynchronous, name="db", scope=scope)
+    with pytest.raises((StopAsyncIteration, RuntimeError)) as caught:
+        run([fails()], resources=[db])
+    if error is StopIteration:
+        assert caught.value.__cause__ is failure
+    else:
+        assert caught.value is failure
+
+
+@pytest.mark.parametrize("scope", ["run", "step"])
+def test_a_resource_that_dies_in_the_background_fails_the_run_at_once(inside, use_vm, scope):
+    """What a resource leaves running ends the run when it fails, and not only at the tear-down."""
+
+    async def dies():
+        await anyio.sleep(1)
+        raise OSError("connection lost")
+
+    @cs.resource(scope=scope)
+    async def db():
+        async with anyio.create_task_group() as group:
+            group.start_soon(dies)
+            yield 1
+
+    @cs.task
+    async def waits(db=cs.inject("db")):
+        await anyio.sleep(100)
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(db)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 (whatever its shape)
+            await engine.run(waits(), use_vm=use_vm)
+        return caught.value, anyio.current_time()
+
+    error, time = inside(program)
+    assert time == pytest.approx(1)
+    assert "connection lost" in "".join(traceback.format_exception(error))
+
+
+def test_overrides_that_overlap_end_one_by_one(inside, use_vm):
+    """The last override that is still within its block counts, however the blocks overlap."""
+    seen = []
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(logged("db", []))
+
+        async def override(value, start, end):
+            await anyio.sleep(start)
+            with engine.override_resource("db", value):
+                await anyio.sleep(end - start)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(override, "A", 1, 3)
+            group.start_soon(override, "B", 2, 4)
+            for time in (0.5, 1.5, 2.5, 3.5, 4.5):
+                await anyio.sleep(time - anyio.current_time())
+                seen.append(await engine.run(use(), use_vm=use_vm))
+
+    inside(program)
+    assert seen == ["db", "A", "B", "B", "db"]

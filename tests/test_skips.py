@@ -514,3 +514,24 @@ def test_a_route_under_another_key_is_unchosen(run, skipped):
     node = task("x", task("a")).run_if(False, default=0)
     run(cs.Router(task("k"), {"k": node, "l": node}), bus=bus)
     assert seen == [("x", "ConditionFalse"), ("a", "Pruned")]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_chosen_node_of_a_returned_router_is_not_pruned(run, events, kind):
+    """A node that was demanded is not pruned, though it ends the evaluation by a tail call."""
+    bus, seen = events
+    last = task("last")
+
+    def returns_an_expression():
+        return last
+
+    async def returns_one_later():
+        return last
+
+    @cs.task
+    def start():
+        chosen = cs.task(returns_an_expression if kind == "sync" else returns_one_later, name="x")()
+        return cs.Router("a", {"a": chosen, "b": task("y", chosen)})
+
+    assert run(start(), bus=bus) == "last"
+    assert [(event.task_name, event.reason) for event in seen] == [("y", "Pruned")]

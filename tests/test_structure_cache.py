@@ -1,11 +1,15 @@
 """Section 12: what is planned and compiled once, and what a cache keeps."""
 
 import gc
+import random
 import weakref
 
 import pytest
 
 import cascade as cs
+from cascade.graph import build_graph
+from cascade.plan import Plan
+from cascade.structure import Structure, read
 
 
 class CountingSolver(cs.NativeSolver):
@@ -354,3 +358,24 @@ def test_data_may_differ_in_anything(planned):
     """A value of another type, size or truth is other data, not another structure."""
     values = [1, True, None, "", b"x", [], {"k": [1]}, (1, 2), object(), float("nan")]
     assert planned(*[lambda value=value: f(value) for value in values])[1:] == [0] * 9
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_an_iteration_has_the_plan_order_of_its_route(seed):
+    """Ranks and ids within an iteration are those of `build_graph` of its route."""
+    dice = random.Random(seed)
+    tasks = [cs.task(lambda *args: args, name=f"t{k}") for k in range(4)]
+    nodes = [dice.choice(tasks)()]
+    for _ in range(12):
+        chosen = dice.sample(nodes, min(len(nodes), dice.randrange(4)))
+        nodes.append(dice.choice(tasks)([*chosen[:1]], *chosen[1:]))
+    routes = {k: dice.choice(nodes) for k in range(4)}
+    target = cs.bind(dice.choice(tasks)(*dice.sample(nodes, 3)), cs.select_jump(routes))
+    reading = read([dice.choice(nodes), target])
+    structure = Structure(reading.key)
+    for route in routes.values():
+        plan = Plan(structure, reading.slot_of(route))
+        needed = structure.order_from(plan.root).needed
+        assert sorted(needed, key=plan.rank) == list(needed)
+        ids = [node.id for node in build_graph(route).graph.nodes]
+        assert [node.id for node in plan.needed_nodes().values()] == ids

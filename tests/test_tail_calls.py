@@ -449,3 +449,43 @@ def test_tail_calls_take_constant_stack_and_memory(run_engine, kind):
     assert run_engine(step(Datum(0)), {"step": step(None)}) == 3_000
     assert depths[0] == depths[1]
     assert alive[1] <= alive[0] + 3
+
+
+@cs.task
+async def by_async_tail_call(n):
+    return cs.TailCall((n + 1,)) if n < 1005 else n
+
+
+@cs.task
+def by_both(n):
+    if n == 1005:
+        return n
+    return by_both(n + 1) if n == 1003 else cs.TailCall((n + 1,))
+
+
+@pytest.mark.parametrize("task", [by_tail_call, by_async_tail_call, by_expression, by_both])
+def test_max_steps_bounds_the_chain_of_a_map_item(run, task):
+    """Each item of a map is the first execution of a chain of its own, which is counted."""
+    assert run(task.map(n=[1001, 1002, 1001]), max_steps=5) == [1005] * 3
+    with pytest.raises(cs.StepLimitError, match=task.name):
+        run(task.map(n=[1001]), max_steps=4)
+
+
+def test_a_tail_call_keeps_keywords_of_any_name(run):
+    """Keywords of the node's own stay, even one called like a positional-only parameter."""
+
+    @cs.task
+    def step(n, /, **kwargs):
+        return cs.TailCall((n + 1,)) if n < 3 else (n, kwargs)
+
+    assert run(step(0, n=99, other=1)) == (3, {"n": 99, "other": 1})
+
+
+def test_a_tail_call_gives_keywords_of_any_name(run):
+    """Variable keywords may have names that are no identifiers."""
+
+    @cs.task
+    def step(n, **kwargs):
+        return cs.TailCall((n + 1,), {"*": 5}) if n < 3 else (n, kwargs)
+
+    assert run(step(0)) == (3, {"*": 5})

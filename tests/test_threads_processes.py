@@ -50,6 +50,18 @@ def workflow(tmp_path, monkeypatch):
         "@cs.task(mode='process')\n"
         "def nap(seconds):\n"
         "    time.sleep(seconds)\n"
+        "@cs.task(mode='process')\n"
+        "def later(x):\n"
+        "    return double(x)\n"
+        "@cs.task(mode='process')\n"
+        "def leap(key):\n"
+        "    return cs.Jump(key)\n"
+        "@cs.task(mode='process')\n"
+        "def countdown(n):\n"
+        "    return cs.TailCall((n - 1,)) if n else 'end'\n"
+        "@cs.task(mode='process')\n"
+        "def stop(message):\n"
+        "    raise StopIteration(message)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("process_workflow")
@@ -360,3 +372,23 @@ def test_a_thread_may_change_the_constraints_through_the_loop(inside, use_vm):
         return await engine.run([waits(), resumes()], use_vm=use_vm)
 
     assert inside(program) == ["ran", True]
+
+
+def test_a_process_may_return_an_expression(run, workflow):
+    """A tail call to an expression may come from another process, like any value."""
+    assert run(workflow.later(3)) == 6
+
+
+def test_a_process_may_return_a_jump_or_a_tail_call(run, workflow):
+    """Control crosses the border of a process."""
+    node = workflow.leap("again")
+    cs.bind(node, cs.select_jump({"again": workflow.double(4)}))
+    assert run([node, workflow.countdown(2)]) == [8, "end"]
+
+
+def test_a_stop_iteration_in_a_process_is_the_cause_of_a_runtime_error(run, workflow):
+    """A StopIteration surfaces as a RuntimeError caused by it, from a process too."""
+    with pytest.raises(RuntimeError) as caught:
+        run(workflow.stop("mine"))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert caught.value.__cause__.args == ("mine",)

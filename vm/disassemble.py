@@ -34,7 +34,7 @@ def _head(blueprint: Blueprint, routine: Routine) -> str:
     slots = blueprint.structure.slots
     name = slots[routine.root].name if 0 <= routine.root < len(slots) else "literal"
     kind = f"iteration of {name}" if routine.is_body else name
-    given = f", given {', '.join(sorted(routine.given))}" if routine.given else ""
+    given = f", given {', '.join(sorted(map(str, routine.given)))}" if routine.given else ""
     registers = "1 register" if routine.registers == 1 else f"{routine.registers} registers"
     return f"{kind}{given}: {registers}"
 
@@ -70,7 +70,7 @@ class _Meaning:
         self._data = data
         self._literals: list[str] = []
         try:
-            self._nodes = Plan(blueprint.structure, routine.root).nodes
+            self._nodes = Plan(blueprint.structure, routine.root).all_nodes()
         except (IndexError, KeyError):
             self._nodes = {}  # a broken Blueprint is listed too
 

@@ -15,7 +15,7 @@ and of the routine: each region is opened by some row, by the start or by an ite
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from cascade.errors import VerifyError
 from cascade.structure import MAP, ROUTER, TASK, Slot
@@ -205,7 +205,7 @@ def _same_names(given: tuple[tuple[str, int | None], ...], slot: Slot) -> Iterat
 def _given(routine: Routine, slot: Slot, row: isa.Invocation | isa.Map) -> Iterator[str]:
     """Only the root of an iteration has arguments that the iteration brings."""
     names = slot.task.parameters.positional
-    left_out = {name for name, ref in row.kwargs if ref is None}
+    left_out: set[Any] = {name for name, ref in row.kwargs if ref is None}
     if isinstance(row, isa.Invocation):
         left_out |= {
             names[position] if position < len(names) else VARARGS
@@ -214,5 +214,5 @@ def _given(routine: Routine, slot: Slot, row: isa.Invocation | isa.Map) -> Itera
         }
     allowed = routine.given if slot.index == routine.root else frozenset()
     if not left_out <= allowed:
-        missing = ", ".join(sorted(left_out - allowed))
+        missing = ", ".join(sorted(map(str, left_out - allowed)))
         yield f"nobody gives the argument {missing} of t{slot.index}"

@@ -1,0 +1,16 @@
+"""Telling the event loop's cancellation of a task from an exception like any other."""
+
+from __future__ import annotations
+
+from math import inf
+
+from anyio import current_effective_deadline, get_cancelled_exc_class
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether `error` is the current task being cancelled, which has to go on.
+
+    A task may also raise the event loop's cancellation class by itself (it awaited a future that
+    somebody cancelled): that is a failure, or it would be lost.
+    """
+    return isinstance(error, get_cancelled_exc_class()) and current_effective_deadline() == -inf
