@@ -226,8 +226,11 @@ class RoutineCompiler:
     def _taken_over(self, slot: Slot) -> int | None:
         """The register of an argument that only this slot reads.
 
-        None for what guards may write before the argument is there.
+        None for what guards may write before the argument is there, and for what iterations may
+        ask for: they take a register that holds something for one that holds the value.
         """
+        if slot.index in self._exports:
+            return None
         is_guarded = slot.conditions or (slot.after and self._is_root_body(slot))
         if is_guarded or self._is_loop(slot) or slot.kind is ROUTER:
             return None

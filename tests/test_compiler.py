@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
 import cascade as cs
@@ -120,6 +121,31 @@ def test_registers_are_used_again() -> None:
         chain = plus(chain)
     assert registers(chain) == 1
     assert registers(plus(plus(1), plus(2))) == 2
+
+
+def test_an_iteration_waits_for_the_invariant_not_for_its_argument(
+    run: Callable[..., Any],
+) -> None:
+    """What iterations demand of the evaluation around has a register that held nothing before."""
+
+    @cs.task(pure=True)
+    async def slow(x: Any) -> Any:
+        await anyio.sleep(1)
+        return [x]
+
+    @cs.task
+    def jump() -> Any:
+        return cs.Jump("on")
+
+    @cs.task
+    def same(x: Any) -> Any:
+        return x
+
+    shared = slow(plus(cs.Param("n", default=3)))
+    looped = cs.bind(jump(), cs.select_jump({"on": same(slow(cs.Param("n", default=3)))}))
+    pure = slow(cs.Param("n", default=3))
+    other = cs.bind(jump(), cs.select_jump({"on": same(pure)}))
+    assert run([shared, looped, pure, other]) == [[4], [3], [3], [3]]
 
 
 def test_code_is_linear_in_the_number_of_nodes() -> None:

@@ -52,6 +52,8 @@ class Program:
         self.used: set[str] = set()
         self.has_failure = False
         self.nodes: list[Any] = []
+        # A flaky task counts its calls, so nothing else may call it at the same time.
+        self.may_be_flaky = bool(self.tape.below(2))
         self.targets: dict[str, Any] = {}
         self.resources = [self.resource(scope) for scope in ("run", "step", "task")]
         self.shared = [cs.task(self.plain(f"pure{i}"), name=f"pure{i}", pure=True) for i in "ab"]
@@ -91,12 +93,14 @@ class Program:
     def function(self, name: str) -> tuple[Callable[..., Any], str]:
         """A function, and the mode for its task."""
         kind = self.tape.pick("inline", "inline", "async", "async", "thread", "flaky", "awaitable")
+        if kind == "flaky" and not self.may_be_flaky:
+            kind = "inline"
         self.use(kind)
         if kind in ("inline", "thread"):
             if kind == "thread" and not self.tape.rarely(4):
                 kind = "inline"
             return self.plain(name), kind
-        if kind == "flaky":
+        if kind == "flaky" and self.may_be_flaky:
             return self.flaky(name), "inline"
         seconds = self.tape.below(3)
 
@@ -177,6 +181,8 @@ class Program:
     def node(self, position: int) -> Any:
         name = f"n{position}"
         kind = self.tape.pick("task", "task", "task", "map", "loop", "tail", "returned", "pipeline")
+        if self.may_be_flaky and kind in ("loop", "tail", "returned"):
+            kind = "task"
         self.use(kind)
         if kind == "map":
             return self.policies(self.map(name), f"{name}", "map")
@@ -412,6 +418,9 @@ def may_meet(one: str, other: str) -> bool:
     """Whether two constructs can be in one program."""
     if {one, other} in ({"failure", "unknown route"}, {"cancel", "constraints"}):
         return False
+    for flaky, again in ((one, other), (other, one)):
+        if flaky in ("flaky", "failure") and again.split()[0] in ("loop", "tail", "returned"):
+            return False
     return not (one.startswith("target") and other.startswith("target"))
 
 

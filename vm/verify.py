@@ -110,7 +110,7 @@ class _Check:
             before = held.get(register)
             if before is not None and self._readers.get(before) != [pc]:
                 yield f"row {pc} takes over r{register}, whose value others read too"
-            if before in self._routine.exports:
+            if before is not None and {before, source}.intersection(self._routine.exports):
                 yield f"row {pc} takes over r{register}, which iterations may demand"
             held[register] = source
 
