@@ -1,6 +1,8 @@
 # Every target sets up what it needs: a virtual environment in .venv, made again when pyproject.toml changes.
 PYTHON ?= python3
 ARGS ?=
+N ?= 10000
+SEED ?= 0
 
 VENV := .venv
 # Named after the place of the checkout: an editable install that was copied along would point to the original.
@@ -8,16 +10,19 @@ READY := $(VENV)/ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 # -P keeps the checkout off sys.path: there ./cascade lacks the packages that live in other folders.
 RUN := $(VENV)/bin/python -P
 
-.PHONY: help run test bench coverage lint format types clean
+.PHONY: help run test differential bench coverage lint format types clean
 
 help:
-	@echo 'make run | test | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
+	@echo 'make run | test | differential N=... | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
 
 run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)
+
+differential: $(READY)
+	$(RUN) tests/test_differential.py $(N) $(SEED)
 
 bench: $(READY)
 	$(VENV)/bin/python bench/run.py $(ARGS)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cascade.solver import Solver
     from cascade.state import StateBackend
     from cascade.structure import Ref, Structure
-    from cascade.vm import Routine
+    from cascade.vm.blueprint import Given, Routine
 
 T = TypeVar("T")
 TailCalls = Literal["follow", "forbid"]
@@ -192,9 +192,7 @@ class Engine:
             plans.hits, plans.misses, plans.evictions, len(plans), self._compiled, 0, 0
         )
 
-    def compile(
-        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
-    ) -> Routine:
+    def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:
         """Code for the virtual machine, which asks for it when an evaluation is its first."""
         if not structure.is_compiled:
             structure.is_compiled = True

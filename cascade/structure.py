@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from struct import pack
+from sys import intern
 from typing import Any, Final
 
 from cascade.errors import CycleError
@@ -119,7 +120,7 @@ class Slot:
 
     def __init__(self, index: int, entry: tuple[Any, ...]) -> None:
         self.index = index
-        self.kind: str = entry[0]
+        self.kind: str = intern(entry[0])  # compared by identity, after pickling too
         self.task: Task[..., Any] = entry[1]
         self.name: str = ""
         self.args: tuple[Ref, ...] = ()

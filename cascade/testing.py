@@ -27,6 +27,8 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 from anyio import NoEventLoopError, to_process, to_thread
 
+from cascade.agreement import compare
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -58,6 +60,32 @@ def virtual_time(backend: str) -> dict[str, Any]:
         clock = _JumpingClock()
         return {"clock": clock, "instruments": [clock]}
     raise ValueError(f"backend={backend!r} has no virtual time; it must be 'asyncio' or 'trio'")
+
+
+def assert_strategies_agree(make_target: Callable[[], Any], **run_options: Any) -> None:
+    """Run a workflow by the graph and by the VM, on asyncio and trio, and compare what they do.
+
+    `make_target` makes the target anew for each run: chain methods change expressions, and a task
+    should find the world as it was. `run_options` are those of `cs.run`; one that must be made
+    anew for each run (a cache, a list of resources) is given as a function without parameters.
+    Runs in virtual time. Raises `AssertionError` that names every difference.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def add(x, y):
+    ...     return x + y
+    >>> assert_strategies_agree(lambda: add(add(1, 2), 3))
+    """
+    found = []
+    for backend in ("asyncio", "trio"):
+        options = {
+            "backend": backend,
+            "backend_options": lambda backend=backend: virtual_time(backend),
+            **run_options,
+        }
+        found += [f"on {backend}, {line}" for line in compare(make_target, options)]
+    if found:
+        raise AssertionError("\n".join(found))
 
 
 def _at_work() -> bool:

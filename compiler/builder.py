@@ -6,7 +6,7 @@ from typing import Any
 
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
 from cascade.structure import Ref, Structure, read
-from cascade.vm.blueprint import Blueprint, Routine
+from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
 
 
@@ -40,7 +40,7 @@ class BlueprintBuilder:
         structure: Structure,
         root: Ref,
         is_body: bool,
-        given: frozenset[str] = NOTHING_GIVEN,
+        given: Given = NOTHING_GIVEN,
     ) -> Routine:
         """The code of one kind of evaluation of a part of `structure`."""
         return RoutineCompiler(structure, root, is_body, given).compile()

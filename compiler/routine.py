@@ -29,9 +29,9 @@ from cascade.structure import (
 )
 from cascade.task import VARARGS
 from cascade.vm import isa
-from cascade.vm.blueprint import Routine
+from cascade.vm.blueprint import Given, Routine
 
-NOTHING_GIVEN: Final[frozenset[str]] = frozenset()
+NOTHING_GIVEN: Final[Given] = frozenset()
 _CONTAINERS: Final = {LIST: isa.List, TUPLE: isa.Tuple, DICT: isa.Dict}
 _MODES: Final = {"inline": isa.Call, "thread": isa.Thread, "process": isa.Process}
 
@@ -52,9 +52,7 @@ class _Place:
 class RoutineCompiler:
     """Compiles the evaluation of one root of a structure."""
 
-    def __init__(
-        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
-    ) -> None:
+    def __init__(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> None:
         self._structure = structure
         self._slots = structure.slots
         self._root = root
@@ -226,8 +224,15 @@ class RoutineCompiler:
         return self._count - 1
 
     def _taken_over(self, slot: Slot) -> int | None:
-        """The register of an argument that only this slot reads."""
-        if self._is_loop(slot) or slot.kind is ROUTER:
+        """The register of an argument that only this slot reads.
+
+        None for what guards may write before the argument is there, and for what iterations may
+        ask for: they take a register that holds something for one that holds the value.
+        """
+        if slot.index in self._exports:
+            return None
+        is_guarded = slot.conditions or (slot.after and self._is_root_body(slot))
+        if is_guarded or self._is_loop(slot) or slot.kind is ROUTER:
             return None
         for index in (*self._open_arguments(slot), *slot.members):
             if (
@@ -290,8 +295,8 @@ class RoutineCompiler:
             self._row(above, order, branch)
             region = then
         if slot.conditions and slot.default is not None:
-            if slot.default >= 0:
-                above, order = max(self._rank[slot.default], above), 1
+            if slot.default >= 0 and self._rank[slot.default] >= above:
+                above, order = self._rank[slot.default], 1
             default = isa.Default(place.otherwise, dst, slot.index, self._operand(slot.default))
             self._row(above, order, default)
         self._row(rank, 0, self._invocation(slot, region, dst))
@@ -350,7 +355,7 @@ class RoutineCompiler:
         """Above which rank the first row of a node with guards stands."""
         rank = self._rank[place.slot.index]
         conditions = [self._rank[ref] for ref in place.slot.conditions if ref >= 0]
-        guarded = [self._first_rank(region, rank) for region in (place.own, *place.then[:1])]
+        guarded = [self._first_rank(region, rank) for region in (place.own, *place.then)]
         return min([*conditions, *guarded]) if place.then or place.own != place.region else rank
 
     def _emit_opens(self) -> None:
