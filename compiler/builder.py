@@ -55,7 +55,9 @@ def disassemble(target: Any) -> str:
     ...     return x + y
     >>> print(disassemble(add(add(1, 2), 3)))
     add: 1 register
-       0  @0  call    r0, t0, (k0, k1), (), (), ()  ; add#0(1, 2)
+       0  @0  call    r0, t0, (k0, k1)              ; add#0  1, 2
+       1  @0  call    r0, t1, (r0, k2)              ; add#1  3
+       2  @0  return  r0
     """
     blueprint, data = BlueprintBuilder().build(target)
     return listing(blueprint, data)
