@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python -P
 .PHONY: help run test differential bench coverage lint format types clean
 
 help:
-	@echo 'make run | test | differential N=100000 | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
+	@echo 'make run | test | differential N=... | bench | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
 
 run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)

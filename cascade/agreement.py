@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cascade.events import (
     Event,
-    MessageBus,
     ResourceAcquired,
     ResourceReleased,
     RunFinished,
@@ -85,10 +84,9 @@ class Observation:
 class Recorder:
     """Records one run of an engine: `with` it, tell it the outcome, then ask what was `settled`."""
 
-    def __init__(self, engine: Engine, bus: MessageBus, where: str) -> None:
+    def __init__(self, engine: Engine, where: str) -> None:
         self.seen = Observation(where)
         self._engine = engine
-        self._bus = bus
         self._run_id = ""
         self._started_at = 0.0
         self._arguments = ""
@@ -96,7 +94,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         self._engine.on_attempt = self._attempt
-        self._exit.callback(self._bus.subscribe(Event, self._event))
+        self._exit.callback(self._engine.bus.subscribe(Event, self._event))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 from anyio.lowlevel import current_token
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cascade.solver import Solver
     from cascade.state import StateBackend
     from cascade.structure import Ref, Structure
-    from cascade.vm import Routine
+    from cascade.vm.blueprint import Given, Routine
 
 T = TypeVar("T")
 TailCalls = Literal["follow", "forbid"]
@@ -195,9 +195,7 @@ class Engine:
             plans.hits, plans.misses, plans.evictions, len(plans), self._compiled, 0, 0
         )
 
-    def compile(
-        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
-    ) -> Routine:
+    def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:
         """Code for the virtual machine, which asks for it when an evaluation is its first."""
         if not structure.is_compiled:
             structure.is_compiled = True
@@ -208,6 +206,31 @@ class Engine:
 VirtualMachine.make_engine = Engine
 
 
+class RunAsyncOptions(TypedDict, total=False):
+    """The options of `run_async`."""
+
+    params: Mapping[str, Any] | None
+    use_vm: bool
+    system_resources: Mapping[str, float] | None
+    constraints: Iterable[GlobalConstraint]
+    resources: Iterable[ResourceDefinition]
+    executor: Executor | None
+    bus: MessageBus | None
+    tail_calls: TailCalls
+    max_steps: int | None
+
+
+class RunOptions(RunAsyncOptions, total=False):
+    """The options of `run`: the event loop's beside those of `run_async`."""
+
+    backend: str
+    backend_options: Mapping[str, Any] | None
+
+
+@overload
+async def run_async(target: Expression[T], **options: Unpack[RunAsyncOptions]) -> T: ...
+@overload
+async def run_async(target: Any, **options: Unpack[RunAsyncOptions]) -> Any: ...
 async def run_async(
     target: Any,
     *,
@@ -234,6 +257,10 @@ async def run_async(
     return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
 
 
+@overload
+def run(target: Expression[T], **options: Unpack[RunOptions]) -> T: ...
+@overload
+def run(target: Any, **options: Unpack[RunOptions]) -> Any: ...
 def run(
     target: Any,
     *,

@@ -7,6 +7,7 @@ read the fields and a person can read the message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 
 
@@ -18,6 +19,12 @@ def did_you_mean(unknown: object, known: Iterable[object]) -> str:
     near = get_close_matches(str(unknown), list(by_text), n=1)
     question = f"; did you mean {by_text[near[0]]}?" if near else ";"
     return f"{question} known: {', '.join(by_text[text] for text in sorted(by_text))}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Tell more about `error`, if it lets itself be told (a frozen dataclass does not)."""
+    with suppress(Exception):
+        error.add_note(note)
 
 
 class CascadeError(Exception):

@@ -85,7 +85,7 @@ class PlannedEvaluation(EvaluationPlace):
         self._on_end: Callable[[Any], None] = _not_begun
         self._holdings: Holdings | None = None
         self._chosen: dict[int, Ref] | None = None
-        self._unchosen: frozenset[Ref] = frozenset()  # the routes that routers did not choose
+        self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
 
     # What a strategy adds
 
@@ -300,9 +300,10 @@ class PlannedEvaluation(EvaluationPlace):
         if self._chosen is None:
             self._chosen = {}
         self._chosen[slot.index] = ref
-        self._unchosen |= {other for own, other in slot.routes.items() if own != key}
+        unchosen = self._unchosen_routes()
+        unchosen.update(other for own, other in slot.routes.items() if own != key)
         if slot.default is not None and key in slot.routes:
-            self._unchosen |= {slot.default}
+            unchosen.add(slot.default)
         if slot.index == self._tail:
             self._tail = ref
         return ref
@@ -368,15 +369,20 @@ class PlannedEvaluation(EvaluationPlace):
             return
         pruned = self._undemanded()
         if self._shared:  # what iterations share is a matter of the evaluation that holds it
-            self._root._unchosen |= pruned & self._shared
+            self._root._unchosen_routes().update(pruned & self._shared)
             pruned -= self._shared
         for index in sorted(pruned, key=self._plan.rank):
             self._publish_skipped(self._slots[index], PRUNED)
 
+    def _unchosen_routes(self) -> set[Ref]:
+        if self._unchosen is None:
+            self._unchosen = set()
+        return self._unchosen
+
     def _undemanded(self) -> set[int]:
         """The nodes that unchosen routes lead to and nobody here demanded."""
         seen: set[int] = set()
-        todo = [ref for ref in self._unchosen if ref >= 0]
+        todo = [ref for ref in self._unchosen_routes() if ref >= 0]
         while todo:
             index = todo.pop()
             if index not in seen:

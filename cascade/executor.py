@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from anyio import to_process, to_thread
 
+from cascade.errors import add_note
 from cascade.expressions import Expression
 from cascade.graph import Node
 from cascade.task import Task
@@ -127,7 +128,7 @@ def _answer(request: bytes) -> tuple[str, bytes]:
         return "value", _pickled_value(task, _called(task, args, kwargs))
     except Exception as error:
         where = "".join(traceback.format_exception(error)).rstrip()
-        error.add_note(f"raised in a worker process:\n{where}")
+        add_note(error, f"raised in a worker process:\n{where}")
         return "error", _pickled_error(error)
 
 

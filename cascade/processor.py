@@ -277,7 +277,11 @@ class Processor:
         call.args, call.kwargs = args, kwargs
         call.turn = Event()
         self._run.make_ready(call)
-        await call.turn.wait()
+        try:
+            await call.turn.wait()
+        except BaseException:
+            self._abandon_turn(call)
+            raise
         call.turn = None
         call.args, call.kwargs = unresolved
         value, error = call.outcome
@@ -293,6 +297,18 @@ class Processor:
             raise
         self._finished(call, "Succeeded", None)
         return value
+
+    def _abandon_turn(self, call: Call) -> None:
+        """Cancelled after the call was carried out, and before anybody could use its outcome."""
+        if call.outcome is None:
+            return
+        value, error = call.outcome
+        if is_awaitable(value):
+            if hasattr(value, "close"):
+                value.close()
+            self._finished(call, "Cancelled", None)
+        else:
+            self._finished(call, "Succeeded" if error is None else "Failed", error)
 
     def _take_turn(self, call: Call, turn: Event) -> None:
         try:

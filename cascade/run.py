@@ -26,6 +26,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from cascade.cancellation import is_cancellation
+from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cascade")
 
 SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
+MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
 LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
 
 
@@ -60,6 +62,7 @@ class Run:
         self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
         self.failure: BaseException | None = None
         self.is_over = False
+        self._later_failures = 0
         self.result: Any = None
         self.processor = Processor(self)
         self.holdings = self.make_holdings("run", None)
@@ -118,18 +121,23 @@ class Run:
 
     def fail(self, error: BaseException, note: str) -> None:
         """The first failure ends the run; what comes after is told in its notes."""
-        error.add_note(note)
         if self.failure is None:
+            add_note(error, note)
             self.failure = error
             self.is_over = True
             if self._work is not None:
                 self._work.cancel_scope.cancel()
             self._wake_up()
         elif error is not self.failure:
-            self.failure.add_note(f"meanwhile {type(error).__name__}: {error} ({note})")
+            self._later_failures += 1
+            if self._later_failures <= MOST_NOTES:
+                add_note(error, note)
+                add_note(self.failure, f"meanwhile {type(error).__name__}: {error} ({note})")
 
     def call_failed(self, call: Call, error: BaseException) -> None:
         """A call failed for good."""
+        if self._later_failures >= MOST_NOTES:
+            return
         path = " -> ".join(call.place.path(call.index))
         self.fail(
             error,
@@ -257,7 +265,7 @@ class Run:
             self._interruption = error
             for failed in (self.failure, *self._teardown_failures):
                 if failed is not None:
-                    error.add_note(f"the run had failed: {type(failed).__name__}: {failed}")
+                    add_note(error, f"the run had failed: {type(failed).__name__}: {failed}")
             raise
 
     async def _carry_out_in_groups(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from struct import pack
+from sys import intern
 from typing import Any, Final
 
 from cascade.errors import CycleError
@@ -84,6 +85,9 @@ class _Identity:
         return id(self.value)
 
 
+_NO_POLICIES: Final = NodePolicies(None, None, None, (), (), None, (), None, False)
+
+
 class Slot:
     """One value of an evaluation and how it comes about, decoded from an entry of the key."""
 
@@ -116,7 +120,7 @@ class Slot:
 
     def __init__(self, index: int, entry: tuple[Any, ...]) -> None:
         self.index = index
-        self.kind: str = entry[0]
+        self.kind: str = intern(entry[0])  # compared by identity, after pickling too
         self.task: Task[..., Any] = entry[1]
         self.name: str = ""
         self.args: tuple[Ref, ...] = ()
@@ -530,7 +534,7 @@ class _Walk:
             if isinstance(key, Expression):
                 raise TypeError(f"{key!r} cannot be the key of a dict; only values are computed")
 
-    def _policies(self, policies: Policies) -> NodePolicies:
+    def _policies(self, policies: Policies) -> NodePolicies | None:
         conditions = tuple(self._ref(condition) for condition in policies.conditions)
         default = None if policies.default is NOTHING else self._ref(policies.default)
         after = tuple(self._ref(predecessor) for predecessor in policies.after)
@@ -542,7 +546,7 @@ class _Walk:
         )
         cache = None if policies.cache is None else _Identity(policies.cache)
         selector = None if policies.selector is None else self._selector(policies.selector)
-        return NodePolicies(
+        described = NodePolicies(
             policies.retry,
             policies.timeout,
             cache,
@@ -553,6 +557,7 @@ class _Walk:
             selector,
             policies.is_method,
         )
+        return None if described == _NO_POLICIES else described
 
     def _selector(self, selector: JumpSelector) -> int:
         number = self._selector_numbers.setdefault(id(selector), len(self.selectors))
@@ -585,6 +590,8 @@ class _Walk:
 
     def _value_key(self, entry: tuple[Any, ...]) -> Any:
         kind, task, args, kwargs, policies = entry
+        if kind is TASK:
+            kwargs = sorted(kwargs)  # a **parameter takes them up in any order
         return (
             kind,
             task,
@@ -595,7 +602,9 @@ class _Walk:
                 policies.retry,
                 policies.timeout,
                 policies.cache,
-                tuple((n, k, self._ref_key(v) if k is None else v) for n, k, v in policies.amounts),
+                frozenset(
+                    (n, k, self._ref_key(v) if k is None else v) for n, k, v in policies.amounts
+                ),
                 tuple(self._ref_key(ref) for ref in policies.conditions),
                 None if policies.default is None else self._ref_key(policies.default),
                 policies.after,
@@ -684,8 +693,8 @@ def _in_signature_order(mapped: MappedLazyResult[Any]) -> list[tuple[str, Any]]:
     return [(name, given[name]) for name in names]
 
 
-def _typed(routes: Iterable[Any]) -> tuple[tuple[type, Any], ...]:
-    return tuple((type(key), key) for key in routes)
+def _typed(routes: Iterable[Any]) -> tuple[tuple[Any, Any], ...]:
+    return tuple((_literal_key(key), key) for key in routes)
 
 
 def _is_named(member: Any) -> bool:

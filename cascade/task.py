@@ -245,8 +245,11 @@ class Parameters:
 
     def first(self, *, is_method: bool) -> str | None:
         """The first parameter, after the `self` of a method."""
-        names = self.names[1:] if is_method else self.names
-        return names[0] if names else None
+        positional = self.positional[1:] if is_method else self.positional
+        if positional:
+            return positional[0]
+        keywords = self.names[len(self.positional) :]
+        return keywords[0] if keywords and not self.has_positionals else None
 
     def override(
         self, where: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], is_method: bool

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -29,10 +29,8 @@ import trio
 from anyio import NoEventLoopError, to_process, to_thread
 
 from cascade.agreement import Observation, Recorder, difference
-from cascade.constraints import GlobalConstraint
 from cascade.engine import Engine
 from cascade.events import MessageBus
-from cascade.resources import ResourceDefinition
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -67,22 +65,14 @@ def virtual_time(backend: str) -> dict[str, Any]:
     raise ValueError(f"backend={backend!r} has no virtual time; it must be 'asyncio' or 'trio'")
 
 
-def assert_strategies_agree(
-    make_target: Callable[[], Any],
-    *,
-    bus: MessageBus | None = None,
-    constraints: Iterable[GlobalConstraint] = (),
-    params: Mapping[str, Any] | None = None,
-    resources: Iterable[ResourceDefinition] = (),
-    system_resources: Mapping[str, float] | None = None,
-    max_steps: int | None = None,
-    **engine_options: Any,
-) -> None:
+def assert_strategies_agree(make_target: Callable[[], Any], **run_options: Any) -> None:
     """Both strategies do the same on both event loops, or an `AssertionError` shows where not.
 
-    The target is made anew for each of the four runs, in virtual time; the options are those of
-    `cs.run`, save the strategy and the event loop. Values and arguments are compared by their
-    `repr`, without addresses. A failure is fine if it is the same failure.
+    `make_target` makes the target anew for each of the four runs, in virtual time: chain methods
+    change expressions, and a task should find the world as it was. `run_options` are those of
+    `cs.run`, save the strategy and the event loop; one that must be made anew for each run is
+    given as a function without parameters. Values and arguments are compared by their `repr`,
+    without addresses.
 
     >>> import cascade as cs
     >>> @cs.task
@@ -91,23 +81,19 @@ def assert_strategies_agree(
     >>> assert_strategies_agree(lambda: add(1, add(2, 3)))
     """
     first: Observation | None = None
-    constraints, resources = tuple(constraints), tuple(resources)
     for backend in ("asyncio", "trio"):
         for use_vm in (False, True):
-            own_bus = MessageBus() if bus is None else bus
-            engine = Engine(
-                bus=own_bus,
-                system_resources=system_resources,
-                constraints=constraints,
-                **engine_options,
-            )
+            options = {name: v() if callable(v) else v for name, v in run_options.items()}
+            run = {name: options.pop(name, None) for name in ("params", "max_steps")}
+            resources = options.pop("resources", ())
+            options.setdefault("bus", MessageBus())
+            engine = Engine(**options)
             for definition in resources:
                 engine.register(definition)
             where = f"{'vm' if use_vm else 'graph'} on {backend}"
-            options = {"params": params, "use_vm": use_vm, "max_steps": max_steps}
+            capacity = options.get("system_resources") or {}
             seen = anyio.run(
-                _observe,
-                *(engine, own_bus, where, make_target, options, system_resources or {}),
+                *(_observe, engine, where, make_target, {**run, "use_vm": use_vm}, capacity),
                 backend=backend,
                 backend_options=virtual_time(backend),
             )
@@ -120,14 +106,13 @@ def assert_strategies_agree(
 
 async def _observe(
     engine: Engine,
-    bus: MessageBus,
     where: str,
     make_target: Callable[[], Any],
     options: Mapping[str, Any],
     capacity: Mapping[str, Any],
 ) -> Observation:
     target = make_target()
-    with Recorder(engine, bus, where) as recorder:
+    with Recorder(engine, where) as recorder:
         try:
             recorder.returned(await engine.run(target, **options))
         except Exception as error:

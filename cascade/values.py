@@ -106,7 +106,7 @@ def _copied_dict(given: dict[Any, Any], members: tuple[Any, ...]) -> dict[Any, A
 
 def _rebuilt_tuple(kind: type[Any], members: tuple[Any, ...]) -> Any:
     make = getattr(kind, "_make", None)  # a named tuple's own way
-    return make(members) if make is not None else kind(members)
+    return make(members) if make is not None else tuple.__new__(kind, members)
 
 
 def argument_name(slot: Slot, index: int) -> str:

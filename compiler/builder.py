@@ -6,7 +6,7 @@ from typing import Any
 
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
 from cascade.structure import Ref, Structure, read
-from cascade.vm.blueprint import Blueprint, Routine
+from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
 
 
@@ -40,7 +40,7 @@ class BlueprintBuilder:
         structure: Structure,
         root: Ref,
         is_body: bool,
-        given: frozenset[str] = NOTHING_GIVEN,
+        given: Given = NOTHING_GIVEN,
     ) -> Routine:
         """The code of one kind of evaluation of a part of `structure`."""
         return RoutineCompiler(structure, root, is_body, given).compile()
@@ -55,7 +55,9 @@ def disassemble(target: Any) -> str:
     ...     return x + y
     >>> print(disassemble(add(add(1, 2), 3)))
     add: 1 register
-       0  @0  call    r0, t0, (k0, k1), (), (), ()  ; add#0(1, 2)
+       0  @0  call    r0, t0, (k0, k1)              ; add#0  1, 2
+       1  @0  call    r0, t1, (r0, k2)              ; add#1  3
+       2  @0  return  r0
     """
     blueprint, data = BlueprintBuilder().build(target)
     return listing(blueprint, data)

@@ -29,9 +29,9 @@ from cascade.structure import (
 )
 from cascade.task import VARARGS
 from cascade.vm import isa
-from cascade.vm.blueprint import Routine
+from cascade.vm.blueprint import Given, Routine
 
-NOTHING_GIVEN: Final[frozenset[str]] = frozenset()
+NOTHING_GIVEN: Final[Given] = frozenset()
 _CONTAINERS: Final = {LIST: isa.List, TUPLE: isa.Tuple, DICT: isa.Dict}
 _MODES: Final = {"inline": isa.Call, "thread": isa.Thread, "process": isa.Process}
 
@@ -52,9 +52,7 @@ class _Place:
 class RoutineCompiler:
     """Compiles the evaluation of one root of a structure."""
 
-    def __init__(
-        self, structure: Structure, root: Ref, is_body: bool, given: frozenset[str]
-    ) -> None:
+    def __init__(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> None:
         self._structure = structure
         self._slots = structure.slots
         self._root = root
@@ -101,9 +99,10 @@ class RoutineCompiler:
     def _exported(self, needed: int) -> frozenset[int]:
         """What the iterations of loops in this evaluation demand of it."""
         exports: set[int] = set()
+        routes = set(routes_of(self._structure, self._root))
         for rank, index in enumerate(self._order):
             slot = self._slots[index]
-            may_iterate = rank >= needed or slot.bound is not None
+            may_iterate = rank >= needed or index in routes
             if may_iterate and not self._is_root_body(slot):
                 exports.update(slot.after)
             if not self._is_body and index in self._candidates:
@@ -228,12 +227,13 @@ class RoutineCompiler:
     def _taken_over(self, slot: Slot) -> int | None:
         """The register of an argument that only this slot reads.
 
-        None for what guards may write before the argument is there, and for what an iteration
-        may look at before its own value is there.
+        None for what guards may write before the argument is there, and for what iterations may
+        ask for: they take a register that holds something for one that holds the value.
         """
+        if slot.index in self._exports:
+            return None
         is_guarded = slot.conditions or (slot.after and self._is_root_body(slot))
-        is_watched = slot.index in self._exports
-        if is_guarded or is_watched or self._is_loop(slot) or slot.kind is ROUTER:
+        if is_guarded or self._is_loop(slot) or slot.kind is ROUTER:
             return None
         for index in (*self._open_arguments(slot), *slot.members):
             if (

@@ -60,3 +60,7 @@ def inside(backend: str) -> Callable[..., Any]:
         return anyio.run(async_fn, *args, backend=backend, backend_options=virtual_time(backend))
 
     return inside
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="write the listings and docs/isa.md anew")

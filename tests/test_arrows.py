@@ -30,8 +30,7 @@ LAYERS = (
     ("interpreter", "vm"),
     ("compiler",),
     ("engine",),
-    ("agreement",),
-    ("testing", "cli", "__main__", "__init__"),
+    ("agreement", "testing", "cli", "__main__", "__init__"),
 )
 
 # Never, not even for an annotation.

@@ -7,11 +7,13 @@ every expression of its structure. It holds no addresses and no ids either.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cascade.structure import Ref, Structure
 from cascade.vm.isa import Instruction, Producer, Region, Site
 
-Key = tuple[Ref, bool, frozenset[str]]
+Given = frozenset[Any]  # names of parameters, or VARARGS
+Key = tuple[Ref, bool, Given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Routine:
 
     root: Ref
     is_body: bool
-    given: frozenset[str]
+    given: Given
     registers: int
     regions: int
     exports: tuple[Site, ...]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from cascade.plan import Plan
 from cascade.structure import Slot
 from cascade.vm.blueprint import Blueprint, Routine
-from cascade.vm.isa import Branch, Choose, Instruction, Open, Outer, Producer, Return
+from cascade.vm.isa import Branch, Choose, Instruction, Outer, Producer
 
 _PLAIN: Final = (int, float, str, bytes, bool, type(None))
 _LONGEST: Final = 40  # characters of a literal
@@ -34,7 +34,7 @@ def _head(blueprint: Blueprint, routine: Routine) -> str:
     slots = blueprint.structure.slots
     name = slots[routine.root].name if 0 <= routine.root < len(slots) else "literal"
     kind = f"iteration of {name}" if routine.is_body else name
-    given = f", given {', '.join(sorted(routine.given))}" if routine.given else ""
+    given = f", given {', '.join(sorted(map(str, routine.given)))}" if routine.given else ""
     registers = "1 register" if routine.registers == 1 else f"{routine.registers} registers"
     return f"{kind}{given}: {registers}"
 
@@ -81,9 +81,8 @@ class _Meaning:
         return f"{words}  {', '.join(shown)}".strip() if shown else words
 
     def _words(self, instruction: Instruction) -> str:
-        if isinstance(instruction, Return | Open):
+        if not isinstance(instruction, Producer):
             return ""
-        assert isinstance(instruction, Producer)
         if not 0 <= instruction.site < len(self._slots):
             return "?"
         slot = self._slots[instruction.site]

@@ -30,14 +30,14 @@ from cascade.task import VARARGS
 from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
-from cascade.vm.blueprint import Blueprint, Key, Routine
+from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.verify import verify, verify_routine
 
 if TYPE_CHECKING:
     from cascade.engine import Engine
 
 ABSENT: Final = object()
-NOTHING_GIVEN: Final[frozenset[str]] = frozenset()
+NOTHING_GIVEN: Final[Given] = frozenset()
 MOST_VARIANTS: Final = 256  # of the routines of one structure: by the arguments that are given
 
 Handler = Callable[["Frame", Any, tuple[int, ...]], None]
@@ -140,7 +140,7 @@ class Machine(Strategy):
         self.fired: list[tuple[Frame, int]] = []
         self._routines: dict[Key, Routine] = {}
         self._structure: Structure | None = None
-        self._expressions: dict[Slot, frozenset[str]] = {}
+        self._expressions: dict[Slot, Given] = {}
         if blueprint is not None:
             self._structure = blueprint.structure
             self._routines = {routine.key: routine for routine in blueprint.routines}
@@ -401,10 +401,10 @@ class Frame(PlannedEvaluation):
         self._end(self._operand(row.value))
 
 
-def _names_of_expressions(slot: Slot) -> frozenset[str]:
+def _names_of_expressions(slot: Slot) -> Given:
     """The parameters of a task whose arguments are expressions."""
     names = slot.task.parameters.positional
-    found = [
+    found: list[Any] = [
         names[position] if position < len(names) else VARARGS
         for position, ref in enumerate(slot.args)
         if ref >= 0

@@ -15,7 +15,7 @@ and of the routine: each region is opened by some row, by the start or by an ite
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from cascade.errors import VerifyError
 from cascade.structure import MAP, ROUTER, TASK, Slot
@@ -31,9 +31,7 @@ _LONGEST: Final = 40  # rows of a listing shown around the one that breaks a rul
 def verify(blueprint: Blueprint) -> None:
     """Raise `VerifyError`, with the listing and the row, unless all rules hold."""
     if not blueprint.routines or blueprint.routines[0].is_body:
-        raise VerifyError(
-            "a Blueprint begins with the routine of its target, which is no iteration"
-        )
+        raise VerifyError("the first routine of a Blueprint is that of its target, no iteration")
     keys = [routine.key for routine in blueprint.routines]
     if len(set(keys)) != len(keys):
         raise VerifyError("two routines of the Blueprint are for the same evaluation")
@@ -112,7 +110,7 @@ class _Check:
             before = held.get(register)
             if before is not None and self._readers.get(before) != [pc]:
                 yield f"row {pc} takes over r{register}, whose value others read too"
-            if before in self._routine.exports:
+            if before is not None and {before, source}.intersection(self._routine.exports):
                 yield f"row {pc} takes over r{register}, which iterations may demand"
             held[register] = source
 
@@ -207,7 +205,7 @@ def _same_names(given: tuple[tuple[str, int | None], ...], slot: Slot) -> Iterat
 def _given(routine: Routine, slot: Slot, row: isa.Invocation | isa.Map) -> Iterator[str]:
     """Only the root of an iteration has arguments that the iteration brings."""
     names = slot.task.parameters.positional
-    left_out = {name for name, ref in row.kwargs if ref is None}
+    left_out: set[Any] = {name for name, ref in row.kwargs if ref is None}
     if isinstance(row, isa.Invocation):
         left_out |= {
             names[position] if position < len(names) else VARARGS
@@ -216,5 +214,5 @@ def _given(routine: Routine, slot: Slot, row: isa.Invocation | isa.Map) -> Itera
         }
     allowed = routine.given if slot.index == routine.root else frozenset()
     if not left_out <= allowed:
-        missing = ", ".join(sorted(left_out - allowed))
+        missing = ", ".join(sorted(map(str, left_out - allowed)))
         yield f"nobody gives the argument {missing} of t{slot.index}"

@@ -62,14 +62,12 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) ->
     """One run in the event loop around."""
     state = building.use(program)
     capacity = dict(program.capacity)
-    bus = cs.MessageBus()
     engine = cs.Engine(
-        bus=bus,
         executor=cs.LocalExecutor() if program.executes else None,
         system_resources=capacity,
         tail_calls="forbid" if program.forbids else "follow",
     )
-    recorder = Recorder(engine, bus, where)
+    recorder = Recorder(engine, where)
     async with anyio.create_task_group() as changers:
         try:
             for definition in building.PROVIDED:

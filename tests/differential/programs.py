@@ -113,12 +113,15 @@ OF_FLAVOUR = {
     "thread": {"thread", "threaded", "threaded_pure", "item_threaded"},
     "process": {"process", "processed", "item_processed"},
 }
+LOOPS = {"loop", "nested loop", "route to call", "route to map", "route to router"}
 OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later"}
 OF_FLAVOUR["contended"] |= {"ttl"}
 
 
 def excludes(one: str, other: str) -> bool:
     """Whether no program has both constructs."""
+    if "cycle" in (one, other) and LOOPS & {one, other}:
+        return True
     homes = [{f for f, members in OF_FLAVOUR.items() if each in members} for each in (one, other)]
     for home in homes:
         if "async" in home and "async" not in (one, other):
@@ -260,7 +263,7 @@ class Drawing:
         self.uid += 1
         return self.uid
 
-    def action(self, task: str, bound: Any) -> tuple[Any, ...]:
+    def action(self, task: str, bound: Any, may_flake: bool = True) -> tuple[Any, ...]:
         """(uid, waits, what, ...): what the task does."""
         uid = self.next_uid()
         waits: tuple[float, ...] = ()
@@ -283,7 +286,7 @@ class Drawing:
         if kind < 74:
             self.mark("raise")
             return (uid, waits, "raise", self.choose(5))
-        if kind < 84 and "process" not in task and not self.level:
+        if kind < 84 and "process" not in task and not self.level and may_flake:
             self.mark("flaky")
             return (uid, waits, "flaky", 1 + self.choose(2))
         if kind < 90:
@@ -320,29 +323,28 @@ class Drawing:
         task = self.one(MAPPED[self.flavour])
         self.mark("map")
         self.mark(task)
-        items = self.items()
+        items, are_different = self.items()
         args = [("x", items)]
         if self.chance(25):
-            args.append(("y", items if self.chance(70) else self.items()))
-        do = self.action(task, None)
+            args.append(("y", items if self.chance(70) else self.items()[0]))
+        do = self.action(task, None, are_different)
         return Node("map", task, do, tuple(args), self.chain(task, do))
 
-    def items(self) -> Part:
+    def items(self) -> tuple[Part, bool]:
+        """What to map over, and whether no two items are alike."""
         kind = self.choose(100)
         if kind < 40:
-            return ("lit", self.one(((0, 1, 2), (), (5,), ("a", "b"))))
+            return ("lit", self.one(((0, 1, 2), (), (5,), ("a", "b")))), True
         if kind < 60:
             self.mark("map over a container")
-            return (
-                "list",
-                tuple(("lit", n) if self.chance(60) else self.part(2) for n in range(2)),
-            )
+            parts = [("lit", n) if self.chance(60) else self.part(2) for n in range(2)]
+            return ("list", tuple(parts)), False
         if kind < 95 and self.left > 0:
             self.left -= 1
             task = self.one(TASKS[self.flavour])
             do = (self.next_uid(), (), "items", self.one((3, 2, 4)))
-            return ("node", self.add(Node("call", task, do, (("x", self.part(2)),))))
-        return self.part(1)
+            return ("node", self.add(Node("call", task, do, (("x", self.part(2)),)))), True
+        return self.part(1), False
 
     def router(self) -> Node:
         self.mark("router")
@@ -472,7 +474,7 @@ class Drawing:
     def cycle(self) -> None:
         """Have the first task come after the last."""
         tasks = [i for i, node in enumerate(self.nodes) if node.kind in ("call", "map")]
-        if len(tasks) > 1:
+        if len(tasks) > 1 and "loop" not in self.features:
             self.mark("cycle")
             first = self.nodes[tasks[0]]
             chain = (*first.chain, ("after later", tasks[-1]))

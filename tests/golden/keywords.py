@@ -1,0 +1,22 @@
+"""Keyword arguments keep their names."""
+
+import cascade as cs
+
+
+@cs.task
+def add(x, y=1):
+    return x + y
+
+
+def target():
+    return add(x=add(1), y=2)
+
+
+value = 4
+
+
+# Listing
+# add: 1 register
+#    0  @0  call    r0, t0, (k0, k1)              ; add#0  1, 1
+#    1  @0  call    r0, t1, (r0, k2)              ; add#1  2
+#    2  @0  return  r0
