@@ -16,7 +16,7 @@ from comparing import Coverage, cover, divergence, runs
 from programs import Program, draw, seeded
 
 SEEDS = 1200
-PROCESS_SEEDS = 12
+PROCESS_SEEDS = 6
 
 
 @pytest.fixture(scope="module", autouse=True)

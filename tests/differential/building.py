@@ -101,9 +101,11 @@ def behave(name: str, do: tuple[Any, ...], x: Any, y: Any, r: Any) -> Any:
         case "raise":
             raise error_of(more[0], uid)
         case "flaky":
+            key = f"{uid} {x!r} {y!r}"
             with STATE.lock:
-                STATE.counts[key := f"{uid} {x!r} {y!r}"] += 1
-                count = STATE.counts[key]
+                counts = r.counts if isinstance(r, Tally) else STATE.counts
+                counts[key] += 1
+                count = counts[key]
             if count <= more[0]:
                 raise (ValueError if uid % 3 else LookupError)(f"not yet: {uid}, {count}")
             return count
@@ -274,6 +276,21 @@ FUNCTIONS = {
 # Resources
 
 
+class Tally:
+    """How often calls failed in one evaluation."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return "a tally"
+
+
+@cs.resource(name="tally", scope="step")
+def tally_resource() -> Any:
+    yield Tally()
+
+
 @cs.resource(name="run")
 def run_resource() -> Any:
     yield "of the run"
@@ -319,6 +336,7 @@ def leaky_resource() -> Any:
 
 
 PROVIDED = (
+    tally_resource,
     run_resource,
     step_resource,
     task_resource,

@@ -421,6 +421,9 @@ class Drawing:
         target = self.target(is_expression)
         if is_expression:
             return Program(self.flavour, tuple(self.nodes), target, tuple(self.subs))
+        if {"flaky", "loop"} <= self.features and self.flavour != "inline":
+            self.nodes = [isolated(node) for node in self.nodes]
+            self.mark("resource")
         registered = any(f in self.features for f in ("tail target", "tail overrides"))
         if registered:
             self.level = 2
@@ -504,6 +507,20 @@ class Drawing:
             if self.chance(60):
                 at += self.choose(3) + 0.125
         return tuple(found)
+
+
+def isolated(node: Node) -> Node:
+    """A node that counts its failures for each evaluation apart.
+
+    Iterations of loops may run it at the same time as the evaluation around them does.
+    """
+    steps = tuple(isolated(step) for step in node.steps)
+    if not node.do or node.do[2] != "flaky":
+        return replace(node, steps=steps)
+    if node.kind == "map":  # its items have no parameter for it
+        return replace(node, do=(*node.do[:2], "value", 3))
+    args = [arg for arg in node.args if arg[0] != "r"]
+    return replace(node, args=(*args, ("r", ("inject", "tally"))), steps=steps)
 
 
 def draw(choose: Choose, flavour: str | None = None) -> Program:
