@@ -267,9 +267,51 @@ class Structure:
         self._blocks: list[range] | None = None
         self._node_counts: list[int] | None = None
         self._invariants: dict[frozenset[str], frozenset[int]] = {}
+        if selectors:
+            self._refuse_waiting_loops()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Structure, (self.key,)
+
+    def _refuse_waiting_loops(self) -> None:
+        """A loop waits for the predecessors of its routes, which must not need the loop itself."""
+        routes = (route for selector in self.selectors for route in selector.values())
+        if not any(route is not None and self.slots[route].after for route in routes):
+            return
+        loops = [slot for slot in self.slots if slot.bound is not None]
+        awaited = {slot.index: self._awaited(slot) for slot in loops}
+        done: set[int] = set()
+        path: dict[int, Slot] = {}
+        stack = [slot.index for slot in loops]
+        while stack:
+            index = stack[-1]
+            if index in path or index in done:
+                stack.pop()
+                path.pop(index, None)
+                done.add(index)
+                continue
+            path[index] = self.slots[index]
+            for part in (*self.slots[index].parts, *awaited.get(index, ())):
+                if part in path:
+                    members = list(path.values())
+                    circle = [*members[list(path).index(part) :], self.slots[part]]
+                    raise CycleError([slot.name for slot in circle if slot.is_node])
+                if part not in done:
+                    stack.append(part)
+
+    def _awaited(self, loop: Slot) -> tuple[int, ...]:
+        """The predecessors of the routes that a loop may go through."""
+        routes = {loop.index: None}
+        todo = [loop]
+        found: dict[int, None] = {}
+        for slot in todo:  # grows
+            found.update(dict.fromkeys(slot.after))
+            if slot.bound is not None:
+                for route in self.selectors[slot.bound].values():
+                    if route is not None and route not in routes:
+                        routes[route] = None
+                        todo.append(self.slots[route])
+        return tuple(found)
 
     def who_injects(self, name: str) -> str:
         """For an error: the first task that injects the resource `name`, or the target itself."""

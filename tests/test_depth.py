@@ -181,7 +181,15 @@ def by_router():
 
 
 @pytest.mark.parametrize(
-    "make", [by_after, by_condition, by_default, by_argument, by_amount, by_router]
+    "make",
+    [
+        by_after,
+        by_condition,
+        by_default,
+        by_argument,
+        by_amount,
+        by_router,
+    ],
 )
 def test_a_cycle_names_its_path(run, make):
     """A cycle of dependencies is a `CycleError` that names the path."""
@@ -190,6 +198,16 @@ def test_a_cycle_names_its_path(run, make):
     assert isinstance(caught.value, ValueError)
     with pytest.raises(cs.CycleError):
         cs.build_graph(make())
+
+
+def test_a_loop_does_not_wait_for_a_predecessor_that_needs_it(run):
+    """Predecessors of a route run before its first iteration, so they must not need the loop."""
+    route = second()
+    loop = cs.bind(first(), cs.select_jump({"again": route}))
+    needs_loop = inc(loop)
+    route.after(needs_loop)
+    with pytest.raises(cs.CycleError, match="first -> inc -> first"):
+        run(needs_loop)
 
 
 @pytest.mark.parametrize(

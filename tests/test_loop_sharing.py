@@ -1,5 +1,6 @@
 """What the iterations of a loop share: pure invariants (section 5)."""
 
+import anyio
 import pytest
 
 import cascade as cs
@@ -204,3 +205,20 @@ def test_each_run_evaluates_its_invariants_itself(run):
     run(target)
     run(target)
     assert calls == ["pure", "pure"]
+
+
+def test_an_iteration_waits_for_the_shared_node_not_for_its_argument(run):
+    """While the node is being evaluated, its argument is not taken for its value."""
+
+    @cs.task(pure=True)
+    async def shared(x):
+        await anyio.sleep(1)
+        return f"value of {x}"
+
+    @cs.task
+    async def step(n, y):
+        return cs.Jump("exit", y)
+
+    node = shared(cs.Param("x", default="argument"))
+    loop = cs.bind(step(0, node), cs.select_jump({"exit": None}))
+    assert run([node, loop]) == ["value of argument", "value of argument"]

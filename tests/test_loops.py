@@ -747,3 +747,25 @@ def test_the_keys_of_a_loop_are_shown_as_they_are(run):
 
     with pytest.raises(cs.JumpKeyError, match="known: 1"):
         run(cs.bind(leaps(), cs.select_jump({1: None})))
+
+
+def test_a_route_may_be_an_argument_of_the_loop_too(run):
+    """Its predecessor belongs to the evaluation around the loop, where nobody else demands it."""
+    calls = []
+
+    @cs.task
+    def before():
+        calls.append("before")
+
+    @cs.task
+    def part(x=0):
+        calls.append(f"part {x}")
+        return x
+
+    @cs.task
+    def step(n, y):
+        return cs.Jump("part", 7)
+
+    route = part().after(before())
+    assert run(cs.bind(step(0, route), cs.select_jump({"part": route}))) == 7
+    assert calls == ["before", "part 0", "before", "part 7"]

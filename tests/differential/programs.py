@@ -113,15 +113,12 @@ OF_FLAVOUR = {
     "thread": {"thread", "threaded", "threaded_pure", "item_threaded"},
     "process": {"process", "processed", "item_processed"},
 }
-LOOPS = {"loop", "nested loop", "route to call", "route to map", "route to router"}
 OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later"}
 OF_FLAVOUR["contended"] |= {"ttl"}
 
 
 def excludes(one: str, other: str) -> bool:
     """Whether no program has both constructs."""
-    if "cycle" in (one, other) and LOOPS & {one, other}:
-        return True
     homes = [{f for f, members in OF_FLAVOUR.items() if each in members} for each in (one, other)]
     for home in homes:
         if "async" in home and "async" not in (one, other):
@@ -442,7 +439,7 @@ class Drawing:
         executes = self.chance(4)
         if executes:
             self.mark("executor")
-        if self.chance(1):
+        if self.chance(2):
             self.cycle()
         forbids = "expression" in self.features and self.chance(6)
         if forbids:
@@ -477,7 +474,7 @@ class Drawing:
     def cycle(self) -> None:
         """Have the first task come after the last."""
         tasks = [i for i, node in enumerate(self.nodes) if node.kind in ("call", "map")]
-        if len(tasks) > 1 and "loop" not in self.features:
+        if len(tasks) > 1:
             self.mark("cycle")
             first = self.nodes[tasks[0]]
             chain = (*first.chain, ("after later", tasks[-1]))
