@@ -19,7 +19,7 @@ run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto $(ARGS)
 
 differential: $(READY)
 	$(RUN) tests/test_differential.py $(N) $(SEED)

@@ -111,7 +111,9 @@ def _observed(
     seen = Observation()
     bus = MessageBus()
     seen.watch(bus)
-    given = {name: value() if callable(value) else value for name, value in options.items()}
+    given: dict[str, Any] = {
+        name: value() if callable(value) else value for name, value in options.items()
+    }
     if record_calls:
         given["executor"] = _RecordingExecutor(seen.calls)
     try:

@@ -258,6 +258,7 @@ class Structure:
         )
         self.inputs = tuple(slot.data for slot in self.slots if slot.kind is PARAM)
         self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
+        self._refuse_circular_loops()
         self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
         self.is_compiled = False
         refs = [self.root, *(ref for slot in self.slots for ref in slot.refs())]
@@ -270,6 +271,45 @@ class Structure:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Structure, (self.key,)
+
+    def _refuse_circular_loops(self) -> None:
+        """A loop waits for the predecessors of its routes, and so they cannot need the loop."""
+        waits = {
+            slot.index: self._predecessors_of_routes(slot)
+            for slot in self.slots
+            if slot.bound is not None
+        }
+        if not any(waits.values()):
+            return
+        done: set[int] = set()
+        path: dict[int, None] = {}
+        stack = [(index, False) for index in waits]
+        while stack:
+            index, left = stack.pop()
+            if left:
+                del path[index]
+                done.add(index)
+            elif index in path:
+                circle = [*list(path)[list(path).index(index) :], index]
+                raise CycleError([self.slots[i].name for i in circle if self.slots[i].is_node])
+            elif index not in done:
+                path[index] = None
+                stack.append((index, True))
+                stack.extend((part, False) for part in waits.get(index, self.slots[index].parts))
+
+    def _predecessors_of_routes(self, loop: Slot) -> tuple[int, ...]:
+        """What has to run, in the evaluation around the loop, before one of its iterations."""
+        found = dict.fromkeys(loop.after)
+        seen = {loop.index}
+        todo = [loop]
+        for slot in todo:  # grows while routes are followed
+            selector = {} if slot.bound is None else self.selectors[slot.bound]
+            for route in selector.values():
+                if route is not None and route not in seen:
+                    seen.add(route)
+                    todo.append(self.slots[route])
+                    found.update(dict.fromkeys(self.slots[route].after))
+        return tuple(found)
 
     def who_injects(self, name: str) -> str:
         """For an error: the first task that injects the resource `name`, or the target itself."""

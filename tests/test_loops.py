@@ -747,3 +747,13 @@ def test_the_keys_of_a_loop_are_shown_as_they_are(run):
 
     with pytest.raises(cs.JumpKeyError, match="known: 1"):
         run(cs.bind(leaps(), cs.select_jump({1: None})))
+
+
+def test_a_route_whose_predecessor_needs_the_loop_is_a_cycle(run):
+    """A predecessor of a route that needs the loop's own value is a `CycleError`, not a hang."""
+    route = cs.task(lambda: 1, name="route")()
+    jumps = cs.task(lambda: cs.Jump("a"), name="jumps")()
+    end = cs.task(lambda value: value, name="end")(cs.bind(jumps, cs.select_jump({"a": route})))
+    route.after(end)
+    with pytest.raises(cs.CycleError, match=r"jumps -> end -> jumps|end -> jumps -> end"):
+        run(end)
