@@ -18,7 +18,7 @@ run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto $(ARGS)
 
 differential: $(READY)
 	$(RUN) tests/differential $(N) $(ARGS)

@@ -203,7 +203,7 @@ class Engine:
         return self._builder.routine(structure, root, is_body, given)
 
 
-VirtualMachine.make_engine = Engine
+VirtualMachine.engine_class = Engine
 
 
 class RunAsyncOptions(TypedDict, total=False):

@@ -124,11 +124,7 @@ class Gate:
                 if ticket.parked:
                     session.parked -= 1
                 self._state.withdraw(ticket, now)
-        if self._sleeper is not None and self._sleeper.session is session:
-            # It may never have come to run, and so cannot be relied on to hand over.
-            if self._sleeper.scope is not None:
-                self._sleeper.scope.cancel()
-            self._sleeper = None
+        self._evict_timer(session)
         self._settle()
 
     # Requests
@@ -305,6 +301,20 @@ class Gate:
             if sleeper is self._sleeper:
                 self._sleeper = None
                 self._set_timer()
+
+    def end_run(self, session: Session) -> None:
+        """The run starts nothing any more: no timer may live in it from now on."""
+        if session in self._sessions and not session.ended:
+            self._end(session)
+            self._evict_timer(session)
+            self._settle()
+
+    def _evict_timer(self, session: Session) -> None:
+        if self._sleeper is not None and self._sleeper.session is session:
+            # It may never have come to run, and so cannot be relied on to hand over.
+            if self._sleeper.scope is not None:
+                self._sleeper.scope.cancel()
+            self._sleeper = None
 
     def _end(self, session: Session) -> None:
         session.ended = True

@@ -30,7 +30,11 @@ class Param(Expression[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self, name: str, default: Any = NOTHING, type: Callable[..., T] = ..., description: str = ""
+        self, name: str, default: Any, type: Callable[..., T], description: str = ""
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, default: Any = NOTHING, *, type: Callable[..., T], description: str = ""
     ) -> None: ...
     def __init__(
         self, name: str, default: Any = NOTHING, type: Any = str, description: str = ""
@@ -40,7 +44,7 @@ class Param(Expression[T]):
         if not callable(type):
             raise TypeError(f"Param {name!r}: type={type!r} must be a class, such as int")
         self.name = name
-        self.type: Callable[..., T] = type
+        self.type: Any = type
         self.description = description
         self.default = default
         if isinstance(default, str):

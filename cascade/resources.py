@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final, Literal, cast, overload
 
-from anyio import CancelScope, current_time, get_cancelled_exc_class
+from anyio import CancelScope, current_time
 
 from cascade.cancellation import is_cancellation
 from cascade.errors import CycleError, ResourceNotFoundError
@@ -216,6 +216,7 @@ async def opened(
     """
     failure: BaseException | None = None
     broken: BaseException | None = None
+    was_cancelled = False
     with CancelScope() as scope:
         generator = definition.func(**arguments)
         value = await _set_up(definition, generator)
@@ -223,6 +224,7 @@ async def opened(
             yield value
         except BaseException as error:  # raised again below, after the tear-down
             failure = error
+            was_cancelled = is_cancellation(error)
         scope.shield = True
         scope.deadline = current_time() + deadline
         try:
@@ -239,7 +241,7 @@ async def opened(
             )
         )
     if broken is not None:
-        if isinstance(failure, get_cancelled_exc_class()) and not is_cancellation(failure):
+        if failure is not None and was_cancelled and not is_cancellation(failure):
             # A scope that the resource itself holds open ended the body: here is the reason.
             raise broken
         failed(broken)

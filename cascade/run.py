@@ -125,6 +125,7 @@ class Run:
             add_note(error, note)
             self.failure = error
             self.is_over = True
+            self._give_up_waiting()
             if self._work is not None:
                 self._work.cancel_scope.cancel()
             self._wake_up()
@@ -167,10 +168,17 @@ class Run:
 
     def give_back(self, ticket: Ticket) -> None:
         """The attempt is over, or will not start."""
-        if self.tickets.pop(ticket):
+        started = self.tickets.pop(ticket, None)
+        if started:
             self.engine.gate.give_back(ticket)
-        else:
+        elif started is not None:
             self.engine.gate.withdraw(ticket)
+
+    def _give_up_waiting(self) -> None:
+        """Nothing starts any more: what waits at the gate makes room for other runs now."""
+        self.engine.gate.end_run(self.session)
+        for ticket in [ticket for ticket, started in self.tickets.items() if not started]:
+            self.give_back(ticket)
 
     # Resources
 
@@ -287,6 +295,8 @@ class Run:
             finally:
                 # What is left: siblings of a failure, and what was spawned meanwhile, which has to
                 # begin before it is cancelled so that it can give up what it holds.
+                self.is_over = True
+                self._give_up_waiting()
                 self._start_spawned(self._work)
                 self._work.cancel_scope.cancel()
 

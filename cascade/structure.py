@@ -258,6 +258,7 @@ class Structure:
         )
         self.inputs = tuple(slot.data for slot in self.slots if slot.kind is PARAM)
         self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
+        self._refuse_circular_loops()
         self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
         self.is_compiled = False
         refs = [self.root, *(ref for slot in self.slots for ref in slot.refs())]
@@ -267,50 +268,48 @@ class Structure:
         self._blocks: list[range] | None = None
         self._node_counts: list[int] | None = None
         self._invariants: dict[frozenset[str], frozenset[int]] = {}
-        if selectors:
-            self._refuse_waiting_loops()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Structure, (self.key,)
 
-    def _refuse_waiting_loops(self) -> None:
-        """A loop waits for the predecessors of its routes, which must not need the loop itself."""
-        routes = (route for selector in self.selectors for route in selector.values())
-        if not any(route is not None and self.slots[route].after for route in routes):
+    def _refuse_circular_loops(self) -> None:
+        """A loop waits for the predecessors of its routes, and so they cannot need the loop."""
+        waits = {
+            slot.index: self._predecessors_of_routes(slot)
+            for slot in self.slots
+            if slot.bound is not None
+        }
+        if not any(waits.values()):
             return
-        loops = [slot for slot in self.slots if slot.bound is not None]
-        awaited = {slot.index: self._awaited(slot) for slot in loops}
         done: set[int] = set()
-        path: dict[int, Slot] = {}
-        stack = [slot.index for slot in loops]
+        path: dict[int, None] = {}
+        stack = [(index, False) for index in waits]
         while stack:
-            index = stack[-1]
-            if index in path or index in done:
-                stack.pop()
-                path.pop(index, None)
+            index, left = stack.pop()
+            if left:
+                del path[index]
                 done.add(index)
-                continue
-            path[index] = self.slots[index]
-            for part in (*self.slots[index].parts, *awaited.get(index, ())):
-                if part in path:
-                    members = list(path.values())
-                    circle = [*members[list(path).index(part) :], self.slots[part]]
-                    raise CycleError([slot.name for slot in circle if slot.is_node])
-                if part not in done:
-                    stack.append(part)
+            elif index in path:
+                circle = [*list(path)[list(path).index(index) :], index]
+                raise CycleError([self.slots[i].name for i in circle if self.slots[i].is_node])
+            elif index not in done:
+                path[index] = None
+                stack.append((index, True))
+                needs = (*self.slots[index].parts, *waits.get(index, ()))
+                stack.extend((part, False) for part in needs)
 
-    def _awaited(self, loop: Slot) -> tuple[int, ...]:
-        """The predecessors of the routes that a loop may go through."""
-        routes = {loop.index: None}
+    def _predecessors_of_routes(self, loop: Slot) -> tuple[int, ...]:
+        """What has to run, in the evaluation around the loop, before one of its iterations."""
+        found = dict.fromkeys(loop.after)
+        seen = {loop.index}
         todo = [loop]
-        found: dict[int, None] = {}
-        for slot in todo:  # grows
-            found.update(dict.fromkeys(slot.after))
-            if slot.bound is not None:
-                for route in self.selectors[slot.bound].values():
-                    if route is not None and route not in routes:
-                        routes[route] = None
-                        todo.append(self.slots[route])
+        for slot in todo:  # grows while routes are followed
+            selector = {} if slot.bound is None else self.selectors[slot.bound]
+            for route in selector.values():
+                if route is not None and route not in seen:
+                    seen.add(route)
+                    todo.append(self.slots[route])
+                    found.update(dict.fromkeys(self.slots[route].after))
         return tuple(found)
 
     def who_injects(self, name: str) -> str:

@@ -986,3 +986,50 @@ def test_a_global_limit_counts_every_kind_of_task(inside, use_vm, kind):
         return seen
 
     assert inside(program) == [1] * 5
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_what_a_failed_run_waits_for_is_free_for_others_at_once(inside, use_vm, kind):
+    """A run that has failed gives up its place at the gate, however long its tear-down takes."""
+
+    @cs.resource
+    async def slow():
+        yield 1
+        await anyio.sleep(20)
+
+    @cs.task
+    async def fails(_db=cs.inject("slow")):
+        await anyio.sleep(1)
+        raise KeyError("first")
+
+    async def waits():
+        return None
+
+    parked = cs.task(waits if kind == "async" else lambda: None, name="parked")
+
+    @cs.task
+    async def holds(seconds):
+        await anyio.sleep(seconds)
+        return anyio.current_time()
+
+    async def main():
+        engine = cs.Engine(system_resources={"gpu": 1})
+        engine.register(slow)
+        ends = []
+
+        async def failing():
+            with pytest.raises(KeyError):
+                await engine.run([fails(), parked().with_constraints(gpu=1)], use_vm=use_vm)
+
+        async def holding(delay, seconds):
+            await anyio.sleep(delay)
+            target = holds(seconds).with_constraints(gpu=1)
+            ends.append(await engine.run(target, use_vm=use_vm))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(holding, 0, 6)
+            group.start_soon(failing)
+            group.start_soon(holding, 2, 1)
+        return ends
+
+    assert inside(main) == [6, 7]

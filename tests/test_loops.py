@@ -769,3 +769,24 @@ def test_a_route_may_be_an_argument_of_the_loop_too(run):
     route = part().after(before())
     assert run(cs.bind(step(0, route), cs.select_jump({"part": route}))) == 7
     assert calls == ["before", "part 0", "before", "part 7"]
+
+
+def test_a_route_whose_predecessor_needs_the_loop_is_a_cycle(run):
+    """A predecessor of a route that needs the loop's own value is a `CycleError`, not a hang."""
+    route = cs.task(lambda: 1, name="route")()
+    jumps = cs.task(lambda: cs.Jump("a"), name="jumps")()
+    end = cs.task(lambda value: value, name="end")(cs.bind(jumps, cs.select_jump({"a": route})))
+    route.after(end)
+    with pytest.raises(cs.CycleError, match=r"jumps -> end -> jumps|end -> jumps -> end"):
+        run(end)
+
+
+def test_a_loop_within_a_loop_that_waits_for_the_outer_one_is_a_cycle(run):
+    """The predecessor of a route of the inner loop cannot need the outer one."""
+    jumps = cs.task(lambda *given: cs.Jump("a"), name="jumps")
+    route = cs.task(lambda: 1, name="route")()
+    inner = cs.bind(jumps(), cs.select_jump({"a": route}))
+    outer = cs.bind(jumps(inner), cs.select_jump({"a": None}))
+    route.after(cs.task(lambda value: value, name="end")(outer))
+    with pytest.raises(cs.CycleError, match="end"):
+        run(outer)

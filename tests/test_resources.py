@@ -637,3 +637,33 @@ def test_an_amount_may_not_be_a_resource_of_an_attempt(run):
             resources=[slots],
             system_resources={"gpu": 1},
         )
+
+
+def test_a_failing_tear_down_of_a_cancelled_run_is_logged_as_such(inside, use_vm, caplog):
+    """Cancellation goes on through a failing tear-down, which is logged and noted."""
+
+    @cs.resource
+    def db():
+        try:
+            yield 1
+        finally:
+            raise ValueError("teardown")
+
+    @cs.task
+    async def waits(_db=cs.inject("db")):
+        await anyio.sleep(60)
+
+    async def main():
+        engine = cs.Engine()
+        engine.register(db)
+        with anyio.move_on_after(1) as scope:
+            await engine.run(waits(), use_vm=use_vm)
+        return scope.cancelled_caught
+
+    assert inside(main)
+    assert any("tear-down" in record.message for record in caplog.records)
+    assert not any("set-up" in note for record in caplog.records for note in _notes_of(record))
+
+
+def _notes_of(record):
+    return getattr(record.exc_info[1], "__notes__", ()) if record.exc_info else ()

@@ -54,10 +54,10 @@ class VMExecutionStrategy:
 class VirtualMachine:
     """Executes Blueprints, in the setting of an engine (its resources, capacity, bus, ...)."""
 
-    make_engine: ClassVar[Callable[[], Engine]]  # set by cascade.engine, which stands above
+    engine_class: ClassVar[type[Engine]]  # set by cascade.engine, which stands above
 
     def __init__(self, engine: Engine | None = None) -> None:
-        self._engine = type(self).make_engine() if engine is None else engine
+        self._engine = type(self).engine_class() if engine is None else engine
 
     async def execute(
         self,
