@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comparing import Coverage, cover, divergence, runs
+from comparing import cover, divergence, runs
 from programs import Program, draw, seeded
 
 SEEDS = 1200
@@ -27,24 +27,15 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.fixture(scope="module")
-def coverage(_quiet: None) -> Coverage:
-    """What many programs did, those of worker processes apart, which are slow."""
+@pytest.mark.timeout(300)
+def test_seeded_programs_agree() -> None:
+    """They have every construct and every instruction; worker processes, which are slow, apart."""
     found = cover(range(SEEDS))
     found.merge(cover(range(PROCESS_SEEDS), "process"))
-    return found
-
-
-@pytest.mark.timeout(300)
-def test_seeded_programs_agree(coverage: Coverage) -> None:
-    assert coverage.divergences == []
-
-
-@pytest.mark.timeout(300)
-def test_every_construct_and_every_instruction_is_drawn(coverage: Coverage) -> None:
-    assert coverage.missing_constructs == set()
-    assert coverage.missing_instructions == set()
-    assert coverage.discards < coverage.programs / 20
+    assert found.divergences == []
+    assert found.missing_constructs == set()
+    assert found.missing_instructions == set()
+    assert found.discards < found.programs / 20
 
 
 @st.composite

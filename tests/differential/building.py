@@ -43,6 +43,7 @@ def remember(program: Program, found: dict[int, Program]) -> None:
         remember(sub, found)
 
 
+LONGEST = 400  # executions of tasks in one run
 STATE: State
 
 
@@ -160,7 +161,13 @@ def tail(x: Any, limit: int, form: str) -> Any:
     return cs.TailCall(target="registered")
 
 
+class TooLong(Exception):
+    """Loops in loops take long: such a program is discarded."""
+
+
 def note(name: str, do: Any, x: Any, y: Any, r: Any) -> None:
+    if len(STATE.journal) >= LONGEST:
+        raise TooLong
     STATE.journal.append(f"{name} {do} {x!r} {y!r} {r!r}")
 
 

@@ -55,7 +55,7 @@ class Done:
 
     seen: Observation
     journal: list[str]
-    is_discarded: bool = False  # an expression of it cannot be made
+    is_discarded: bool = False  # it cannot be built, or it takes too long
 
 
 async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) -> Done:
@@ -89,7 +89,8 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) ->
             with recorder:
                 await outcome_of(engine, target, program, use_vm, recorder)
         changers.cancel_scope.cancel()
-    return Done(recorder.settled(capacity), state.journal)
+    seen = recorder.settled(capacity)
+    return Done(seen, state.journal, "TooLong" in seen.outcome)
 
 
 async def outcome_of(
@@ -151,6 +152,8 @@ def runs(programs: Sequence[Program], *, silently: bool = True) -> list[list[Don
 def divergence(program: Program, done: Sequence[Done]) -> str | None:
     """The first difference between the runs of one program."""
     first = done[0]
+    if all(each.is_discarded for each in done):
+        return None
     if first.seen.kind == "hangs":
         return f"{first.seen.where} hangs"
     for other in done[1:]:
