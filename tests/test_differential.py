@@ -16,7 +16,7 @@ from comparing import cover, divergence, runs
 from programs import Program, draw, seeded
 
 SEEDS = 1200
-PROCESS_SEEDS = 6
+PROCESS_SEEDS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
