@@ -22,6 +22,7 @@ import math
 import selectors
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
@@ -83,8 +84,10 @@ def assert_strategies_agree(make_target: Callable[[], Any], **run_options: Any) 
     first: Observation | None = None
     for backend in ("asyncio", "trio"):
         for use_vm in (False, True):
-            options = {name: v() if callable(v) else v for name, v in run_options.items()}
-            run = {name: options.pop(name, None) for name in ("params", "max_steps")}
+            options: dict[str, Any] = {
+                name: value() if callable(value) else value for name, value in run_options.items()
+            }
+            of_run = {name: options.pop(name, None) for name in ("params", "max_steps")}
             resources = options.pop("resources", ())
             options.setdefault("bus", MessageBus())
             engine = Engine(**options)
@@ -92,8 +95,9 @@ def assert_strategies_agree(make_target: Callable[[], Any], **run_options: Any) 
                 engine.register(definition)
             where = f"{'vm' if use_vm else 'graph'} on {backend}"
             capacity = options.get("system_resources") or {}
+            of_run["use_vm"] = use_vm
             seen = anyio.run(
-                *(_observe, engine, where, make_target, {**run, "use_vm": use_vm}, capacity),
+                partial(_observe, engine, where, make_target, of_run, capacity),
                 backend=backend,
                 backend_options=virtual_time(backend),
             )
