@@ -95,6 +95,8 @@ class Engine:
         self.resources = ResourceRegistry()
         self.gate = Gate(system_resources)
         self.constraints: ConstraintManager = self.gate.constraints
+        if isinstance(constraints, GlobalConstraint):
+            raise TypeError(f"constraints={constraints!r} must be a list; write constraints=[...]")
         for constraint in constraints:
             self.constraints.update(constraint)
         self._targets: dict[str, Expression[Any]] = {}
@@ -252,6 +254,8 @@ async def run_async(
         constraints=constraints,
         tail_calls=tail_calls,
     )
+    if isinstance(resources, ResourceDefinition):
+        raise TypeError(f"resources={resources!r} must be a list; write resources=[...]")
     for definition in resources:
         engine.register(definition)
     return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)

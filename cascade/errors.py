@@ -207,6 +207,11 @@ class DependencyMissingError(CascadeError, RuntimeError):
         super().__init__(task_id, arg_name, dependency_id, reason)
 
     def __str__(self) -> str:
+        if self.task_id == self.dependency_id or self.dependency_id.startswith(f"{self.task_id}/"):
+            return (
+                f"{self.task_id} has no value: it was skipped ({self.reason}); "
+                "give it .run_if(..., default=...)"
+            )
         return (
             f"{self.task_id} has no value: its {self.arg_name} depends on {self.dependency_id}, "
             f"which was skipped ({self.reason}); give that node .run_if(..., default=...) or "

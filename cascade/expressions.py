@@ -41,6 +41,10 @@ NOTHING: Final = Nothing.NOTHING
 NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
+# Attributes that an expression may lack while it is being made or copied.
+_SLOTS: Final = frozenset({"args", "kwargs", "policies", "task", "constants", "routes", "name"})
+
+
 class Expression(Generic[T_co]):
     """What describes a value to be computed. It runs nothing by itself."""
 
@@ -66,6 +70,22 @@ class Expression(Generic[T_co]):
             f"{self._described()} has no length before it runs; "
             "pass it to a task that takes the length of its value"
         )
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        raise TypeError(
+            f"{self._described()} cannot be indexed before it runs; "
+            f"write a task that takes the value and returns value[{key!r}]"
+        )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__") or name in _SLOTS:
+                raise AttributeError(name)
+            raise AttributeError(
+                f"{self._described()} has no attribute {name!r}; a part of its value is taken "
+                "by a task that gets the value as an argument"
+            )
 
     def __await__(self) -> NoReturn:
         raise TypeError(
@@ -179,6 +199,8 @@ class Lazy(Expression[T_co]):
 
     def with_cache(self, policy: CachePolicy) -> Self:
         """The policy is asked for the value before an attempt, and given it afterwards."""
+        if isinstance(policy, type):
+            raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
         for method in ("get", "put"):
             if not callable(getattr(policy, method, None)):
                 raise TypeError(f"{policy!r} is no cache policy: it has no async {method}(key...)")
@@ -204,6 +226,7 @@ class Lazy(Expression[T_co]):
         Repeated, all conditions must hold. `default`, an expression or a literal, is the value
         when one does not; without it the node is skipped. The last default given counts.
         """
+        _refuse_task(condition, f"a condition of task {self.task.name!r}")
         policies = self._own_policies()
         policies.conditions = (*policies.conditions, condition)
         if default is not NOTHING:
@@ -275,6 +298,7 @@ class Router(Expression[T_co]):
             raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")
         if not routes and default is NOTHING:
             raise ValueError("a Router needs at least one route or a default")
+        _refuse_task(selector, "the selector of a Router")
         self.selector = selector
         self.routes = dict(routes)
         self.default = default
@@ -342,6 +366,12 @@ class JumpSelector:
 
     def __repr__(self) -> str:
         return f"<JumpSelector {list(self.routes)!r}>"
+
+
+def _refuse_task(value: object, where: str) -> None:
+    """Raise `TypeError` for a Task that was meant to be called: a Task itself is always true."""
+    if getattr(type(value), "is_task", False):
+        raise TypeError(f"{value!r} as {where} is a task, not a call of one; write task(...)")
 
 
 def check_amount(task_name: str, name: str, amount: object) -> None:

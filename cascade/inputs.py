@@ -11,6 +11,7 @@ from cascade.expressions import NOTHING, Expression
 
 T = TypeVar("T")
 
+_type = type  # `type` is a parameter's name below
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -43,6 +44,11 @@ class Param(Expression[T]):
             raise TypeError(f"a Param's name must be a non-empty string, not {name!r}")
         if not callable(type):
             raise TypeError(f"Param {name!r}: type={type!r} must be a class, such as int")
+        if isinstance(default, _type) and type is str:
+            raise TypeError(
+                f"Param {name!r}: the default is the class {default.__name__}; "
+                f"write type={default.__name__}"
+            )
         self.name = name
         self.type: Any = type
         self.description = description

@@ -12,7 +12,18 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sized
 from enum import Enum
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from cascade.expressions import (
     NO_KWARGS,
@@ -51,6 +62,7 @@ class Task(Generic[P, R]):
             "version",
         )
 
+    is_task: ClassVar[bool] = True
     func: Callable[..., Any]
     name: str
     mode: Mode
@@ -134,6 +146,7 @@ class BoundTask(Generic[P, R]):
     """A Task taken from an instance: `self` is bound, as data like any argument."""
 
     __slots__ = ("instance", "task")
+    is_task: ClassVar[bool] = True
 
     def __init__(self, task: Task[P, R], instance: Any) -> None:
         self.task = task

@@ -164,7 +164,6 @@ NOON = datetime(2024, 1, 1, 12)
         (Point(1, 2), (1, 2)),
         (Point(1, 2), {"x": 1, "y": 2}),
     ],
-    ids=repr,
 )
 def test_keys_of_different_values_differ(run, one, other):
     """The encoding of arguments is typed and length-prefixed: different data, different key."""
@@ -187,7 +186,6 @@ def test_keys_of_different_values_differ(run, one, other):
         (Color.RED, Color.RED),
         (NOON, datetime(2024, 1, 1, 12)),
     ],
-    ids=repr,
 )
 def test_keys_of_equal_values_are_equal(run, one, other):
     """Equal data give one key, whichever object carries it."""

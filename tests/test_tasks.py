@@ -1,8 +1,11 @@
 """Section 2: tasks, calls, chain methods, composition and parameters."""
 
 import contextvars
+import copy
 import inspect
+import math
 import os
+import re
 import threading
 
 import anyio
@@ -543,3 +546,40 @@ def test_a_name_is_a_string():
         cs.TailCall(target=5)
     with pytest.raises(TypeError, match="name"):
         cs.Engine().register_target(5, cs.Param("x"))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (lambda lazy, task: lazy["n"], "cannot be indexed before it runs"),
+        (lambda lazy, task: lazy.n, "has no attribute 'n'; a part of its value"),
+        (lambda lazy, task: cs.Router("a", {"a": 1}).run_if, "has no attribute 'run_if'"),
+        (lambda lazy, task: lazy.run_if(task), "is a task, not a call of one"),
+        (lambda lazy, task: cs.Router(task, {"a": 1}), "is a task, not a call of one"),
+        (lambda lazy, task: lazy.with_cache(cs.InMemoryCache), "is a class; pass an instance"),
+        (lambda lazy, task: cs.Param("n", int), "write type=int"),
+        (lambda lazy, task: cs.run(lazy, resources=cs.resource(_yields)), "must be a list"),
+        (
+            lambda lazy, task: cs.Engine(
+                constraints=cs.GlobalConstraint("p", "global", "pause", {})  # type: ignore
+            ),
+            "must be a list",
+        ),
+    ],
+)
+def test_a_common_mistake_is_told_with_its_remedy(mistake, hint):
+    """What a newcomer writes by mistake is an error where it stands, and says what to write."""
+    task = cs.task(lambda n=1: n, name="task")
+    with pytest.raises((TypeError, AttributeError), match=re.escape(hint)):
+        mistake(task(), task)
+
+
+def _yields():
+    yield 1
+
+
+def test_an_expression_can_be_copied_and_pickled():
+    """Copies and pickles of an expression compute the same."""
+    target = cs.task(math.gcd, name="gcd")(12, 18)
+    assert cs.run(copy.copy(target)) == 6
+    assert cs.run(copy.deepcopy(cs.Router("a", {"a": 1}))) == 1
