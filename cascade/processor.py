@@ -53,6 +53,9 @@ CONTROL: Final = (
 STALL: Final = 0.1  # seconds that an inline task may hold the loop before it is reported
 
 
+_ABANDONED: Final = object()  # the outcome of a call whose task was cancelled before its turn
+
+
 class Call:
     """A task about to be executed: what, with which arguments, and where its value goes."""
 
@@ -301,6 +304,7 @@ class Processor:
     def _abandon_turn(self, call: Call) -> None:
         """Cancelled after the call was carried out, and before anybody could use its outcome."""
         if call.outcome is None:
+            call.outcome = _ABANDONED
             return
         value, error = call.outcome
         if is_awaitable(value):
@@ -311,6 +315,8 @@ class Processor:
             self._finished(call, "Succeeded" if error is None else "Failed", error)
 
     def _take_turn(self, call: Call, turn: Event) -> None:
+        if call.outcome is _ABANDONED:
+            return
         try:
             call.outcome = self._call_inline(call), None
         except BaseException as error:

@@ -240,13 +240,17 @@ async def opened(
                 f"{deadline:g} s and was cancelled"
             )
         )
+    if failure is not None and was_cancelled and not is_cancellation(failure):
+        # A scope that the resource itself holds open ended the body.
+        raise broken if broken is not None else _ended_by_itself(definition)
     if broken is not None:
-        if failure is not None and was_cancelled and not is_cancellation(failure):
-            # A scope that the resource itself holds open ended the body: here is the reason.
-            raise broken
         failed(broken)
     if failure is not None:
         raise failure
+
+
+def _ended_by_itself(definition: ResourceDefinition) -> RuntimeError:
+    return RuntimeError(f"the resource {definition.name!r} ended by itself while it was in use")
 
 
 async def _set_up(definition: ResourceDefinition, generator: Any) -> Any:

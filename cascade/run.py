@@ -23,7 +23,7 @@ from uuid import uuid4
 import anyio
 from anyio import CancelScope, Event, current_time
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from cascade.cancellation import is_cancellation
 from cascade.errors import add_note
@@ -124,16 +124,20 @@ class Run:
         if self.failure is None:
             add_note(error, note)
             self.failure = error
-            self.is_over = True
-            self._give_up_waiting()
-            if self._work is not None:
-                self._work.cancel_scope.cancel()
-            self._wake_up()
+            self._stop()
         elif error is not self.failure:
             self._later_failures += 1
             if self._later_failures <= MOST_NOTES:
                 add_note(error, note)
                 add_note(self.failure, f"meanwhile {type(error).__name__}: {error} ({note})")
+
+    def _stop(self) -> None:
+        """Nothing starts any more, and what runs is cancelled."""
+        self.is_over = True
+        self._give_up_waiting()
+        if self._work is not None:
+            self._work.cancel_scope.cancel()
+        self._wake_up()
 
     def call_failed(self, call: Call, error: BaseException) -> None:
         """A call failed for good."""
@@ -251,11 +255,13 @@ class Run:
             raise RunFailed from error
 
     def _set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
-        self.fail(error, f"in the set-up of the resource {definition.name!r}, of run {self.id}")
+        self.fail(error, f"in the resource {definition.name!r}, of run {self.id}")
 
     def _teardown_failed(self, error: BaseException) -> None:
         logger.error("a tear-down failed in run %s", self.id, exc_info=error)
         self._teardown_failures.append(error)
+        if not self.is_over:
+            self._stop()
 
     def _spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._hosts is not None, "resources are demanded by tasks of the work group"
@@ -318,6 +324,7 @@ class Run:
         else:
             self._wake = Event()
             await self._wake.wait()
+            await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
             self._wake = None
 
     async def _carry_out_inline(self) -> bool:

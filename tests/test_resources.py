@@ -667,3 +667,41 @@ def test_a_failing_tear_down_of_a_cancelled_run_is_logged_as_such(inside, use_vm
 
 def _notes_of(record):
     return getattr(record.exc_info[1], "__notes__", ()) if record.exc_info else ()
+
+
+@pytest.mark.parametrize("scope", ["run", "step", "task"])
+def test_a_resource_that_ends_by_itself_fails_the_run(run, scope):
+    """A resource whose own scope ends its `yield` is a failure that names it."""
+
+    @cs.resource(scope=scope)
+    async def brief():
+        with anyio.move_on_after(2):
+            yield 1
+
+    @cs.task
+    async def waits(_brief=cs.inject("brief")):
+        await anyio.sleep(60)
+
+    with pytest.raises(RuntimeError, match="'brief' ended by itself"):
+        run(waits(), resources=[brief])
+
+
+def test_the_first_failing_tear_down_ends_the_run(run):
+    """A loop whose step resource fails in its tear-down does not go on to the next iteration."""
+    executions = []
+
+    @cs.resource(scope="step")
+    def breaks():
+        yield 1
+        raise ValueError("teardown")
+
+    @cs.task
+    def step(_breaks=cs.inject("breaks")):
+        executions.append(1)
+        return cs.Jump("again")
+
+    node = step()
+    with pytest.raises(ExceptionGroup) as caught:
+        run(cs.bind(node, cs.select_jump({"again": node})), resources=[breaks])
+    assert [str(error) for error in caught.value.exceptions] == ["teardown"]
+    assert len(executions) == 1
