@@ -484,3 +484,45 @@ def test_a_thousand_items_start_without_drift(inside, use_vm, starts, work, rate
     assert statistics.grants == 1000
     assert statistics.wakeups == 999
     assert statistics.timers <= 1000
+
+
+def test_the_timer_does_not_move_to_a_run_that_is_over(inside, use_vm):
+    """A rate goes on for other runs while a failed one is still being torn down."""
+
+    @cs.resource
+    async def slow():
+        yield 1
+        await anyio.sleep(20)
+
+    @cs.task
+    def limited():
+        return anyio.current_time()
+
+    @cs.task
+    async def fails(_slow=cs.inject("slow")):
+        await anyio.sleep(1.6)
+        raise KeyError("first")
+
+    async def main():
+        engine = cs.Engine()
+        engine.register(slow)
+        engine.constraints.limit_rate("task:limited", 1)
+        starts = []
+
+        async def failing():
+            with pytest.raises(KeyError):
+                await engine.run([fails(), *(limited() for _ in range(5))], use_vm=use_vm)
+
+        async def going_on(delay, count):
+            await anyio.sleep(delay)
+            starts.append(await engine.run([limited() for _ in range(count)], use_vm=use_vm))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(going_on, 0, 3)
+            group.start_soon(failing)
+            group.start_soon(going_on, 8, 2)
+        return starts
+
+    first, second = inside(main)
+    assert max(first) < 8
+    assert second == [8, 9]
