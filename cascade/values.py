@@ -120,7 +120,7 @@ def argument_name(slot: Slot, index: int) -> str:
 
 def open_slots(slot: Slot, overrides: Mapping[Any, Any]) -> tuple[int, ...]:
     """The slots of those arguments that are not overridden."""
-    if not overrides:
+    if not overrides or not slot.argument_slots:
         return slot.argument_slots
     names = slot.task.parameters.positional
     refs = [
