@@ -316,6 +316,8 @@ class Run:
     async def _carry_on(self, work: TaskGroup) -> None:
         """Start all that is ready to be started, else carry out inline calls, else wait."""
         await self._catch_up()
+        if self.is_over:
+            return
         self._start_spawned(work)
         if self._starting:
             await self._start_all(work)

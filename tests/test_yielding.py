@@ -156,3 +156,23 @@ def test_a_failing_sibling_ends_tasks_that_do_not_suspend(inside, use_vm, name):
 
     with pytest.raises(ValueError, match="first"):
         inside(program)
+
+
+@pytest.mark.parametrize("ends_with", ["value", "skip"])
+def test_a_run_may_end_in_a_postponed_slice(run, ends_with):
+    """A long stretch without calls is done in slices, and the run ends in whichever it ends."""
+
+    @cs.task
+    async def start():
+        await anyio.sleep(1)
+        return ends_with == "value"
+
+    link = cs.task(lambda value: value, name="link")
+    target = start() if ends_with == "value" else link(1).run_if(start())
+    for _ in range(10_000):
+        target = [target] if ends_with == "value" else link(target)
+    if ends_with == "value":
+        assert len(run(target)) == 1
+    else:
+        with pytest.raises(cs.DependencyMissingError):
+            run(target)
