@@ -13,4 +13,9 @@ def is_cancellation(error: BaseException) -> bool:
     A task may also raise the event loop's cancellation class by itself (it awaited a future that
     somebody cancelled): that is a failure, or it would be lost.
     """
-    return isinstance(error, get_cancelled_exc_class()) and current_effective_deadline() == -inf
+    return isinstance(error, get_cancelled_exc_class()) and is_being_cancelled()
+
+
+def is_being_cancelled() -> bool:
+    """Whether the current task is being cancelled, whatever it raises meanwhile."""
+    return current_effective_deadline() == -inf

@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from cascade.admission import FREE
 from cascade.cache import cache_key
-from cascade.cancellation import is_cancellation
+from cascade.cancellation import is_being_cancelled, is_cancellation
 from cascade.errors import TaskTimeoutError
 from cascade.events import (
     TaskBlocked,
@@ -332,8 +332,9 @@ class Processor:
             retry is None
             or call.attempt >= retry.max_attempts
             or not isinstance(error, retry.on)
-            or is_cancellation(error)
             or self._run.is_over
+            or is_being_cancelled()
+            or is_cancellation(error)
         ):
             return None
         pause = retry.pause_after(call.attempt)

@@ -408,3 +408,23 @@ def test_only_ordinary_values_are_put_in_a_cache(run, kind):
     assert run(target) == "value"
     assert log == ["get"]
     assert len(calls) == 1
+
+
+def test_what_fails_because_it_is_cancelled_is_not_retried(inside, use_vm):
+    """An attempt that turns its cancellation into a failure announces no retry."""
+    bus, seen = cs.MessageBus(), []
+    bus.subscribe(cs.TaskRetrying, seen.append)
+
+    @cs.task
+    async def stubborn():
+        try:
+            await anyio.sleep(60)
+        finally:
+            raise ValueError("the clean-up failed")
+
+    async def main():
+        with anyio.move_on_after(1):
+            await cs.run_async(stubborn().with_retry(3), bus=bus, use_vm=use_vm)
+
+    inside(main)
+    assert seen == []
