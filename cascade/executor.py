@@ -45,7 +45,7 @@ async def call(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
     elif task.mode == "process":
         value = await _in_process(task, args, kwargs)
     else:
-        value = _called(task, args, kwargs)
+        value = called(task, args, kwargs)
     return await value if is_awaitable(value) else value
 
 
@@ -54,7 +54,8 @@ def is_awaitable(value: Any) -> bool:
     return hasattr(value.__class__, "__await__") and not isinstance(value, Expression)
 
 
-def _called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The plain call on this thread; a StopIteration surfaces as what `stopped` makes of it."""
     try:
         return task.func(*args, **kwargs)
     except StopIteration as error:
@@ -62,7 +63,7 @@ def _called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, An
 
 
 def _called_boxed(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return [_called(task, args, kwargs)]
+    return [called(task, args, kwargs)]
 
 
 def stopped(task_name: str) -> RuntimeError:
@@ -125,7 +126,7 @@ def _answer(request: bytes) -> tuple[str, bytes]:
     function, args, kwargs = pickle.loads(request)
     task = function if isinstance(function, Task) else Task(function)
     try:
-        return "value", _pickled_value(task, _called(task, args, kwargs))
+        return "value", _pickled_value(task, called(task, args, kwargs))
     except Exception as error:
         where = "".join(traceback.format_exception(error)).rstrip()
         add_note(error, f"raised in a worker process:\n{where}")

@@ -32,7 +32,7 @@ from cascade.events import (
     TaskStalled,
 )
 from cascade.executor import call as call_locally
-from cascade.executor import is_awaitable, stopped
+from cascade.executor import called, is_awaitable
 from cascade.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Processor:
         except BaseException as error:
             self._inline_failed(call, error)
             return
-        if hasattr(value.__class__, "__await__") and is_awaitable(value):
+        if is_awaitable(value):
             self._run.spawn_call(call, self._await_value, call, value)
             return
         self._finished(call, "Succeeded", None)
@@ -155,17 +155,12 @@ class Processor:
     def _call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
         if not self._bus.hears_tasks:
-            try:
-                return call.slot.task.func(*call.args, **call.kwargs)
-            except StopIteration as error:
-                raise stopped(call.slot.name) from error
+            return called(call.slot.task, call.args, call.kwargs)
         self._started(call)
         watched = self._bus.listens(TaskStalled)
         before = perf_counter() if watched else 0.0
         try:
-            return call.slot.task.func(*call.args, **call.kwargs)
-        except StopIteration as error:
-            raise stopped(call.slot.name) from error
+            return called(call.slot.task, call.args, call.kwargs)
         finally:
             if watched and perf_counter() - before > STALL:
                 self._publish(TaskStalled, call, perf_counter() - before)
@@ -189,9 +184,8 @@ class Processor:
         try:
             value = await awaitable
         except BaseException as error:
-            is_cancelled = is_cancellation(error)
-            self._finished(call, "Cancelled" if is_cancelled else "Failed", error)
-            pause = None if is_cancelled else self._pause_before_retry(call, error)
+            self._failed(call, error)
+            pause = self._pause_before_retry(call, error)
             if pause is None:
                 raise
             await self._retry_later(call, pause)
@@ -245,8 +239,7 @@ class Processor:
         try:
             value = await self._bounded(call, args, kwargs)
         except BaseException as error:
-            is_cancelled = is_cancellation(error)
-            self._finished(call, "Cancelled" if is_cancelled else "Failed", error)
+            self._failed(call, error)
             raise
         self._finished(call, "Succeeded", None)
         return value
@@ -295,8 +288,7 @@ class Processor:
             if is_awaitable(value):
                 value = await value
         except BaseException as failure:
-            is_cancelled = is_cancellation(failure)
-            self._finished(call, "Cancelled" if is_cancelled else "Failed", failure)
+            self._failed(call, failure)
             raise
         self._finished(call, "Succeeded", None)
         return value
@@ -352,6 +344,9 @@ class Processor:
             self._publish(TaskExecutionStarted, call, call.attempt)
         if self._bus.listens(TaskExecutionFinished):
             call.started = current_time()
+
+    def _failed(self, call: Call, error: BaseException) -> None:
+        self._finished(call, "Cancelled" if is_cancellation(error) else "Failed", error)
 
     def _finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""
