@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
@@ -18,4 +19,12 @@ def is_cancellation(error: BaseException) -> bool:
 
 def is_being_cancelled() -> bool:
     """Whether the current task is being cancelled, whatever it raises meanwhile."""
-    return current_effective_deadline() == -inf
+    return current_effective_deadline() == -inf or _is_cancelled_by_asyncio()
+
+
+def _is_cancelled_by_asyncio() -> bool:
+    """Whether somebody called `cancel()` on the asyncio task itself, without a cancel scope."""
+    if get_cancelled_exc_class() is not asyncio.CancelledError:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

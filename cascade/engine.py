@@ -105,6 +105,8 @@ class Engine:
         self._recording = False
         self._builder = BlueprintBuilder()
         self._compiled = 0
+        self.fused_entries = 0  # counted by the virtual machine
+        self.fused_exits = 0
 
     @overload
     async def run(
@@ -194,7 +196,13 @@ class Engine:
         """How the structure cache did since the engine was made."""
         plans = self.plans
         return EngineStatistics(
-            plans.hits, plans.misses, plans.evictions, len(plans), self._compiled, 0, 0
+            plans.hits,
+            plans.misses,
+            plans.evictions,
+            len(plans),
+            self._compiled,
+            self.fused_entries,
+            self.fused_exits,
         )
 
     def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:

@@ -234,13 +234,13 @@ class PlannedEvaluation(EvaluationPlace):
             check_amount(slot.name, name, amount)
         return amounts
 
-    def _execute(self, slot: Slot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Have the task of the slot executed with these arguments."""
+    def _call(self, slot: Slot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """A call of the task of the slot with these arguments."""
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
         call = Call(self, slot.index, self._plan.rank(slot.index), slot, args, kwargs, amounts)
         if self._plan.structure.resources:
             call.resources = deferred_names((*args, *kwargs.values()))
-        self._strategy.run.make_ready(call)
+        return call
 
     def _start_map(self, slot: Slot) -> None:
         given = {name: self._value(ref) for name, ref in slot.kwargs}

@@ -340,7 +340,7 @@ class Evaluation(PlannedEvaluation):
         else:
             args = tuple([data[~ref] if ref < 0 else values[ref] for ref in slot.args])
             kwargs = {name: self._value(ref) for name, ref in slot.kwargs} if slot.kwargs else {}
-        self._execute(slot, args, kwargs)
+        self._interpretation.run.make_ready(self._call(slot, args, kwargs))
 
     def _conclude(self, slot: Slot, value: Any) -> None:
         """The node has its value: recorded first, if somebody records."""

@@ -126,6 +126,16 @@ class Processor:
             and self._executor is None
         )
 
+    def is_plain(self, call: Call) -> bool:
+        """Whether it is one attempt that waits for nobody in this run: no gate, no other calls."""
+        slot = call.slot
+        return (
+            slot.cache is None
+            and slot.retry is None
+            and not call.resources
+            and not self._run.gated(call)
+        )
+
     # The direct path
 
     def run_inline(self, call: Call) -> None:
@@ -144,9 +154,13 @@ class Processor:
         try:
             value = self._call_inline(call)
         except BaseException as error:
-            self._inline_failed(call, error)
-            return
-        if is_awaitable(value):
+            self.attempt_failed(call, error)
+        else:
+            self.came_back(call, value)
+
+    def came_back(self, call: Call, value: Any) -> None:
+        """The function of an attempt has returned `value`."""
+        if is_awaitable(value) and not call.slot.task.is_async:
             self._run.spawn_call(call, self._await_value, call, value)
             return
         self._finished(call, "Succeeded", None)
@@ -165,7 +179,8 @@ class Processor:
             if watched and perf_counter() - before > STALL:
                 self._publish(TaskStalled, call, perf_counter() - before)
 
-    def _inline_failed(self, call: Call, error: BaseException) -> None:
+    def attempt_failed(self, call: Call, error: BaseException) -> None:
+        """The function of an attempt has raised `error`: another attempt follows, or none."""
         self._finished(call, "Failed", error)
         pause = self._pause_before_retry(call, error)
         if pause is None:
@@ -469,6 +484,11 @@ class _Flight:
         """Those who wait for it may have `value`."""
         self.value = value
         self.has_value = True
+
+
+def is_ordinary(value: Any) -> bool:
+    """Whether a value that a function returned is a value, and neither control nor awaitable."""
+    return not isinstance(value, CONTROL) and not is_awaitable(value)
 
 
 class RunFailed(Exception):

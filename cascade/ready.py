@@ -152,15 +152,25 @@ class ReadyQueue:
             heappush(self._heads, _Head(place, rank))
         self._size += 1
 
-    def pop(self) -> Any:
-        """Take out the first call in plan order."""
+    def first(self) -> Any:
+        """The first call in plan order."""
+        return self._first_heap()[0][1]
+
+    def _first_heap(self) -> list[tuple[int, Any]]:
+        """The heap of the place whose head is the first of all."""
         heads = self._heads
-        head = heads[0]
-        heap = self._heaps.get(head.place)
-        while heap is None or heap[0][0] != head.rank:
-            heappop(heads)  # its place has an earlier head by now
+        while True:
             head = heads[0]
             heap = self._heaps.get(head.place)
+            if heap is not None and heap[0][0] == head.rank:
+                return heap
+            heappop(heads)  # its place has an earlier head by now
+
+    def pop(self) -> Any:
+        """Take out the first call in plan order."""
+        heap = self._first_heap()
+        heads = self._heads
+        head = heads[0]
         _, call = heappop(heap)
         if heap:
             heapreplace(heads, _Head(head.place, heap[0][0]))

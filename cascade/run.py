@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
@@ -25,13 +24,13 @@ from anyio import CancelScope, Event, current_time
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from cascade.cancellation import is_cancellation
+from cascade.cancellation import is_being_cancelled, is_cancellation
 from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
 from cascade.processor import Call, Processor, RunFailed
-from cascade.ready import ReadyQueue
+from cascade.ready import Place, ReadyQueue
 from cascade.resources import ResourceDefinition, opened
 from cascade.values import filled
 
@@ -45,6 +44,25 @@ logger = logging.getLogger("cascade")
 SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
 MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
 LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
+
+
+class Stretch(Protocol):
+    """A stretch of work that carries itself out when its turn comes in plan order.
+
+    One `is_async` awaits; a `is_mixed` one also has inline tasks, for which plan order counts, so
+    that it goes only while nothing else is going on, and is otherwise left to the interpreter.
+    """
+
+    place: Place
+    rank: int
+
+    @property
+    def is_async(self) -> bool: ...
+    @property
+    def is_mixed(self) -> bool: ...
+    def carry_out(self) -> None: ...
+    async def carry_out_async(self) -> None: ...
+    def interpret(self) -> None: ...
 
 
 class Run:
@@ -75,8 +93,9 @@ class Run:
         self._postponed: deque[Callable[[], None]] = deque()
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
-        self._slice_end = perf_counter() + SLICE
+        self.slice_end = perf_counter() + SLICE
         self._batch = LARGEST_BATCH
+        self._tasks = 0  # of the work group, and whatever the driver awaits itself
         self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
         self._interruption: BaseException | None = None
 
@@ -112,6 +131,18 @@ class Run:
         else:
             self._starting.push(call.place, call.rank, call)
         self._wake_up()
+
+    def enqueue(self, loop: Stretch) -> None:
+        """The loop may go on as soon as it is first in plan order."""
+        queue = self._starting if loop.is_async else self._inline
+        queue.push(loop.place, loop.rank, loop)
+        self._wake_up()
+
+    async def give_way(self) -> None:
+        """Let others on the event loop run, once a slice of time is over."""
+        if perf_counter() >= self.slice_end:
+            await checkpoint()
+            self.slice_end = perf_counter() + SLICE
 
     def finish(self, result: Any) -> None:
         """The target has its value: the run is over."""
@@ -272,8 +303,8 @@ class Run:
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
             begin()
-            await self._catch_up()
-            if not await self._carry_out_inline() or self._spawned:
+            await self._carry_out_alone()
+            if not self.is_over or self._spawned:
                 await self._carry_out_in_groups()
         except BaseException as error:  # failures are kept, so this is the run being cancelled
             self._interruption = error
@@ -281,6 +312,20 @@ class Run:
                 if failed is not None:
                     add_note(error, f"the run had failed: {type(failed).__name__}: {failed}")
             raise
+
+    async def _carry_out_alone(self) -> None:
+        """As long as there is one thing to do at a time, the driver does it: no group is opened."""
+        while not self.is_over and not self._spawned:
+            if self._postponed:
+                await self._catch_up()
+            elif self._starting:
+                if not self._stands_alone():
+                    return
+                await self._await_alone()
+            elif self._inline:
+                await self._carry_out_inline()
+            else:
+                return
 
     async def _carry_out_in_groups(self) -> None:
         async with anyio.create_task_group() as self._hosts:
@@ -310,7 +355,7 @@ class Run:
         """What a strategy does between calls is done in slices, like inline calls."""
         while self._postponed and not self.is_over:
             await checkpoint()
-            self._slice_end = perf_counter() + SLICE
+            self.slice_end = perf_counter() + SLICE
             self._postponed.popleft()()
 
     async def _carry_on(self, work: TaskGroup) -> None:
@@ -320,7 +365,10 @@ class Run:
             return
         self._start_spawned(work)
         if self._starting:
-            await self._start_all(work)
+            if self._stands_alone():
+                await self._await_alone()
+            else:
+                await self._start_all(work)
         elif self._inline:
             await self._carry_out_inline()
         else:
@@ -329,26 +377,41 @@ class Run:
             await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
             self._wake = None
 
-    async def _carry_out_inline(self) -> bool:
-        """Carry out inline calls while nothing else is to be started; whether the run is over."""
+    async def _carry_out_inline(self) -> None:
+        """Carry out inline calls while nothing else is to be started."""
         queue = self._inline
         run_inline = self.processor.run_inline
         while queue and not self._starting and not self._spawned and not self.is_over:
             call = queue.pop()
-            try:
-                run_inline(call)
-            except BaseException as error:
-                self.call_failed(call, error)
+            if call.__class__ is Call:
+                try:
+                    run_inline(call)
+                except BaseException as error:
+                    self.call_failed(call, error)
+            else:
+                call.carry_out()
             if self._postponed:
                 await self._catch_up()
-            if perf_counter() >= self._slice_end:
-                await checkpoint()
-                self._slice_end = perf_counter() + SLICE
-        return self.is_over
+            if perf_counter() >= self.slice_end:
+                await self.give_way()
+
+    def _stands_alone(self) -> bool:
+        """Whether one call is all there is, and all that can come while it is awaited."""
+        if self._tasks or self.tickets or self._inline or self._spawned or len(self._starting) > 1:
+            return False
+        first = self._starting.first()
+        return first.__class__ is not Call or self.processor.is_plain(first)
+
+    async def _await_alone(self) -> None:
+        """Await what stands alone right here: a task of its own would cost more than the call."""
+        self._tasks += 1
+        await self._carry_out(self._starting.pop())
+        await self.give_way()
 
     def _start_spawned(self, work: TaskGroup) -> None:
         spawned, self._spawned = self._spawned, []
         for function in spawned:
+            self._tasks += 1
             work.start_soon(self._guard_task, function)
 
     async def _start_all(self, work: TaskGroup) -> None:
@@ -359,34 +422,55 @@ class Run:
                 await self._start_batch(work)
             return
         all_started = Event()
-        work.start_soon(self._carry_out_after_next, queue.pop(), work, all_started)
+        self._start_next(work, all_started)
         await all_started.wait()
 
     async def _start_batch(self, work: TaskGroup) -> None:
         """Start as many as will hold the loop for one slice, going by those started before."""
         began = perf_counter()
         for _ in range(min(self._batch, len(self._starting))):
-            work.start_soon(self._carry_out, self._starting.pop())
+            call = self._next_to_start()
+            if call is not None:
+                work.start_soon(self._carry_out, call)
         await checkpoint()
         held = max(perf_counter() - began, 1e-6)
         self._batch = max(1, min(LARGEST_BATCH, int(self._batch * SLICE / held)))
 
-    async def _carry_out_after_next(self, call: Call, work: TaskGroup, all_started: Event) -> None:
+    def _next_to_start(self) -> Any:
+        """The first that gets a task of its own, or None if it gets none."""
+        call = self._starting.pop()
+        if call.__class__ is not Call and call.is_mixed:
+            call.interpret()
+            return None
+        self._tasks += 1
+        return call
+
+    def _start_next(self, work: TaskGroup, all_started: Event) -> None:
+        while self._starting and not self.is_over:
+            call = self._next_to_start()
+            if call is not None:
+                work.start_soon(self._carry_out_after_next, call, work, all_started)
+                return
+        all_started.set()
+
+    async def _carry_out_after_next(self, call: Any, work: TaskGroup, all_started: Event) -> None:
         """Where the event loop shuffles what it starts, each task starts the one after it."""
-        if self._starting and not self.is_over:
-            work.start_soon(self._carry_out_after_next, self._starting.pop(), work, all_started)
-        else:
-            all_started.set()
+        self._start_next(work, all_started)
         await self._carry_out(call)
 
-    async def _carry_out(self, call: Call) -> None:
-        if self.is_over:
-            return
+    async def _carry_out(self, call: Any) -> None:
         try:
-            value = await self.processor.process(call)
-            call.place.completed(call, value)
+            if self.is_over:
+                return
+            if call.__class__ is Call:
+                value = await self.processor.process(call)
+                call.place.completed(call, value)
+            else:
+                await call.carry_out_async()
         except BaseException as error:
-            self._task_failed(error, call)
+            self._task_failed(error, call if call.__class__ is Call else None)
+        finally:
+            self._tasks -= 1
 
     async def _guard_call(
         self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
@@ -401,6 +485,8 @@ class Run:
             await function()
         except BaseException as error:
             self._task_failed(error, None)
+        finally:
+            self._tasks -= 1
 
     def _task_failed(self, error: BaseException, call: Call | None) -> None:
         """A task of the work group ends with `error`: cancellation goes on, all else is told."""
@@ -408,7 +494,7 @@ class Run:
             return
         if is_cancellation(error):
             raise error
-        if anyio.current_effective_deadline() == -math.inf and self.failure is None:
+        if is_being_cancelled() and self.failure is None:
             # The run is being cancelled from outside, and that is what it ends with.
             logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
         elif call is None:

@@ -8,6 +8,7 @@ stack and memory. It is the same for both strategies, which bring the evaluation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from sys import maxsize
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,6 +96,13 @@ class Strategy:
     ) -> EvaluationPlace:
         """A new evaluation; an iteration if it has one `around`."""
         raise NotImplementedError
+
+    def iterate(
+        self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
+    ) -> None:
+        """Begin the next iteration, at the slot `root`, of a loop that stands in `home`."""
+        evaluation = self.evaluation(home.structure, root, home.data, trampoline, home, overrides)
+        evaluation.begin(trampoline.finish)
 
     def propagate(self) -> None:
         """Follow up what was settled, until only calls are left to wait for.
@@ -355,7 +363,7 @@ class Trampoline:
         routes = evaluation.structure.selectors[slot.bound]
         route = _route(slot.name, routes, jump.target_key)
         if route is None:
-            self._finish(jump.data)
+            self.finish(jump.data)
         else:
             overrides = _overrides_by_data(evaluation.structure.slots[route], jump.data)
             self._iterate(route, overrides, jump.data)
@@ -416,7 +424,7 @@ class Trampoline:
             structure, structure.root, data, self, None, overrides
         )
         self._returned = evaluation
-        evaluation.begin(self._finish)
+        evaluation.begin(self.finish)
 
     def _iterate(self, root: int, overrides: Mapping[Any, Any], data: Any) -> None:
         self._steps += 1
@@ -426,10 +434,37 @@ class Trampoline:
     def _evaluate(self, root: int, overrides: Mapping[Any, Any]) -> None:
         home = self._home
         assert home is not None
-        evaluation = self._strategy.evaluation(
-            home.structure, root, home.data, self, home, overrides
-        )
-        evaluation.begin(self._finish)
+        self._strategy.iterate(self, home, root, overrides)
+
+    def count(self, is_bound: bool, executions: int) -> None:
+        """So many executions were done elsewhere: of a loop, or of a chain of tail calls."""
+        if is_bound:
+            self._steps += executions
+        else:
+            self._calls += executions
+
+    def steps_left(self, is_bound: bool) -> int:
+        """How many executions may follow those that were counted."""
+        most = self._strategy.run.max_steps
+        return maxsize if most is None else most - (self._steps if is_bound else self._calls)
+
+    def next_iteration(
+        self, structure: Structure, slot: Slot, control: Any
+    ) -> tuple[int, Mapping[Any, Any]] | None:
+        """The root and the overrides of the iteration that `control` of `slot` leads to, if any.
+
+        None for all else, errors included: those are told by `go_on`.
+        """
+        try:
+            if isinstance(control, Jump) and slot.bound is not None:
+                route = structure.selectors[slot.bound][control.target_key]
+                if route is not None:
+                    return route, _overrides_by_data(structure.slots[route], control.data)
+            elif isinstance(control, TailCall) and control.target is None:
+                return slot.index, _overrides(slot, control.args, control.kwargs, "the TailCall")
+        except (KeyError, TypeError):
+            pass
+        return None
 
     def _count_call(self, data: Any) -> None:
         self._calls += 1
@@ -440,7 +475,7 @@ class Trampoline:
         if most is not None and count > most:
             raise StepLimitError(self._name, most, data)
 
-    def _finish(self, value: Any) -> None:
+    def finish(self, value: Any) -> None:
         """The loop, or the whole chain, has its value."""
         if self._loop is not None and self._home is not None:
             loop, self._loop = self._loop, None

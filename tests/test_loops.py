@@ -639,7 +639,7 @@ def test_jumps_take_constant_stack_and_memory(run, shape):
     @cs.task
     def step(datum):
         n = datum.n
-        if n in (10, 3_000):
+        if n in (1_000, 3_000):  # the virtual machine has fused the loop by then
             depths.append(depth())
             gc.collect()
             alive.append(len(living))

@@ -434,7 +434,7 @@ def test_tail_calls_take_constant_stack_and_memory(run_engine, kind):
     @cs.task
     def step(datum):
         n = datum.n
-        if n in (10, 3_000):
+        if n in (1_000, 3_000):
             depths.append(depth())
             gc.collect()
             alive.append(len(living))

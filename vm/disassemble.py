@@ -51,6 +51,12 @@ def _rows(
         yield f"{row:<48}; {meaning.of(instruction)}".rstrip(" ;")
 
 
+def row_texts(blueprint: Blueprint, routine: Routine) -> list[str]:
+    """Each row of a routine in short, as the source of the fused tier cites it."""
+    rows = _rows(blueprint, routine, None, None)
+    return [" ".join(row.split()) for row in rows]
+
+
 def _operands(instruction: Instruction) -> Iterator[str]:
     for operand in instruction.operands:
         value = getattr(instruction, operand.name)

@@ -31,12 +31,14 @@ from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
+from cascade.vm.fused import ABSENT, FusedRoutine, Linked
+from cascade.vm.hot import HOT, HotLoop, Watch, fused_or_reason, guards
 from cascade.vm.verify import verify, verify_routine
 
 if TYPE_CHECKING:
     from cascade.engine import Engine
+    from cascade.processor import Call
 
-ABSENT: Final = object()
 NOTHING_GIVEN: Final[Given] = frozenset()
 MOST_VARIANTS: Final = 256  # of the routines of one structure: by the arguments that are given
 
@@ -92,18 +94,23 @@ class Program:
         "counters",
         "dst",
         "first",
+        "fused",
+        "heat",
         "opened",
         "plan",
         "readers",
         "regions",
         "registers",
         "routine",
+        "sources",
         "starts",
         "steps",
     )
 
     def __init__(self, structure: Structure, routine: Routine) -> None:
         code = routine.code
+        self.heat = 0  # rows that iterations of it have cost, until it is fused
+        self.fused: FusedRoutine | str | None = None  # or why there is none
         self.routine = routine
         self.plan = Plan(structure, routine.root)
         self.steps = [(HANDLERS[type(row)], row, row.reads()) for row in code]
@@ -114,6 +121,7 @@ class Program:
         self.counters: list[int] = []
         self.dst: dict[int, int] = {}
         self.readers: dict[int, list[int]] = {}
+        self.sources: list[list[int]] = []  # by row: whose values it reads
         self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
         self._link(code)
         self.first = [pc for pc in reversed(self.starts[0]) if not self.counters[pc]]
@@ -122,8 +130,9 @@ class Program:
         held: dict[int, int] = {}  # by register: whose value it holds here
         for pc, row in enumerate(code):
             reads = row.reads()
-            for register in reads:
-                self.readers[held[register]].append(pc)
+            self.sources.append([held[register] for register in reads])
+            for source in self.sources[pc]:
+                self.readers[source].append(pc)
             self.counters.append(len(reads) + (row.at != 0))
             self.starts[row.at].append(pc)
             if isinstance(row, isa.Producer):
@@ -141,6 +150,8 @@ class Machine(Strategy):
         self._routines: dict[Key, Routine] = {}
         self._structure: Structure | None = None
         self._expressions: dict[Slot, Given] = {}
+        self._linked: dict[Program, Linked] = {}
+        self._watch: Watch | None = None
         if blueprint is not None:
             self._structure = blueprint.structure
             self._routines = {routine.key: routine for routine in blueprint.routines}
@@ -155,6 +166,19 @@ class Machine(Strategy):
         overrides: Mapping[str, Any] = NO_OVERRIDES,
     ) -> Frame:
         """A new evaluation; an iteration if it has one `around`."""
+        program = self.program(structure, root, around is not None, overrides)
+        return Frame(self, program, data, trampoline, around, overrides)
+
+    def frame(
+        self, program: Program, trampoline: Trampoline, home: Frame, overrides: Mapping[Any, Any]
+    ) -> Frame:
+        """A new evaluation of an iteration whose program is known."""
+        return Frame(self, program, home.data, trampoline, home, overrides)
+
+    def program(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Program:
+        """The code for an evaluation that starts at `root` with these arguments given."""
         given = NOTHING_GIVEN
         if overrides:
             slot = structure.slots[root]
@@ -162,11 +186,9 @@ class Machine(Strategy):
             if names is None:
                 names = self._expressions[slot] = _names_of_expressions(slot)
             given = names.intersection(overrides) if names else names
-        key = (root, around is not None, given)
+        key = (root, is_body, given)
         program = structure.plans.get(key)
-        if program is None:
-            program = self._program(structure, key)
-        return Frame(self, program, data, trampoline, around, overrides)
+        return self._program(structure, key) if program is None else program
 
     def _program(self, structure: Structure, key: Key) -> Program:
         if structure is self._structure and key in self._routines:
@@ -178,6 +200,56 @@ class Machine(Strategy):
             structure.plans.clear()
         program = structure.plans[key] = Program(structure, routine)
         return program
+
+    # The fused tier
+
+    async def execute_loaded(self, *target: Any) -> Any:
+        """Compute a target that is loaded."""
+        try:
+            return await super().execute_loaded(*target)
+        finally:
+            if self._watch is not None:
+                self._watch.close()
+
+    @property
+    def watch(self) -> Watch:
+        """What this run has to hear of while fused code runs, made when there is some."""
+        if self._watch is None:
+            self._watch = Watch(self.run)
+        return self._watch
+
+    def iterate(
+        self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
+    ) -> None:
+        """Begin the next iteration of a loop: by fused code once it is hot, else interpreted."""
+        program = self.program(home.structure, root, True, overrides)
+        fused = program.fused
+        if fused is None:
+            program.heat += len(program.steps)
+            if program.heat >= HOT and self.run.engine.executor is None:
+                fused = program.fused = fused_or_reason(program)
+        if (
+            isinstance(fused, FusedRoutine)
+            and fused.accepts(overrides)
+            and self.run.engine.executor is None
+            and self.watch.allows(fused.task_names)
+        ):
+            self.run.engine.fused_entries += 1
+            self.run.enqueue(HotLoop(self, trampoline, home, program, overrides))
+        else:
+            Frame(self, program, home.data, trampoline, home, overrides).begin(trampoline.finish)
+
+    def linked(self, program: Program) -> Linked:
+        """The fused code of a program, with guards of this run."""
+        linked = self._linked.get(program)
+        if linked is None:
+            assert isinstance(program.fused, FusedRoutine)
+            linked = self._linked[program] = guards(self, program.fused)
+        return linked
+
+    def left_fused(self) -> None:
+        """A frame was restored, since fused code was left."""
+        self.run.engine.fused_exits += 1
 
     def step(self) -> bool:
         """Execute one instruction that has fired."""
@@ -221,6 +293,36 @@ class Frame(PlannedEvaluation):
         for pc in self.program.first:
             fired.append((self, pc))
 
+    def restore(
+        self, on_end: Callable[[Any], None], pc: int, left: Mapping[str, Any], is_begun: bool
+    ) -> None:
+        """Take over from fused code, which did the rows above `pc` whose regions are open.
+
+        `left` are its local variables; with `is_begun` the row `pc` is going on, else it is next.
+        """
+        self._on_end = on_end
+        program, opened = self.program, self._opened
+        for region in range(1, len(opened)):
+            opened[region] = left[f"g{region}"]
+        code = program.routine.code
+        done = [row for row in code[:pc] if opened[row.at]]
+        written = set()
+        for row in done:
+            if isinstance(row, isa.Choose):
+                self._choose(self._slots[row.site], self._of(row.selector, left))
+            elif isinstance(row, isa.Producer) and not isinstance(row, isa.Branch | isa.Follow):
+                written.add(row.source)
+                self.registers[row.dst] = left[f"r{row.dst}"]
+        for index, row in enumerate(code):
+            missing = sum(source not in written for source in program.sources[index])
+            self._counters[index] = missing + (not opened[row.at])
+            is_done = (index < pc and opened[row.at]) or (index == pc and is_begun)
+            if not is_done and not self._counters[index]:
+                self._machine.fired.append((self, index))
+
+    def _of(self, ref: Ref, left: Mapping[str, Any]) -> Any:
+        return self._data[~ref] if ref < 0 else left[f"r{ref}"]
+
     # Regions and registers
 
     def open(self, region: int) -> None:
@@ -257,6 +359,16 @@ class Frame(PlannedEvaluation):
             home._watchers = {}
         home._watchers.setdefault(site, []).append((self, source))
         home.open(program.regions[site])
+
+    def settled(self, site: int) -> Any:
+        """The value of a site, or ABSENT."""
+        register = self.program.dst.get(site)
+        return ABSENT if register is None else self.registers[register]
+
+    def shared_value(self, site: int) -> Any:
+        """The value of a loop-invariant site, or ABSENT if it is not there or not shared."""
+        root = self._root
+        return root.settled(site) if site in root._invariants() else ABSENT
 
     # What the shared part asks
 
@@ -304,9 +416,12 @@ class Frame(PlannedEvaluation):
         return False
 
     def do_invocation(self, row: isa.Invocation, reads: tuple[int, ...]) -> None:
+        if not self._is_skipped(self._slots[row.site], reads):
+            self._machine.run.make_ready(self.call(row))
+
+    def call(self, row: isa.Invocation) -> Call:
+        """What the row calls, with its arguments, which are there."""
         slot = self._slots[row.site]
-        if self._is_skipped(slot, reads):
-            return
         if self._overrides and row.site == self._plan.root:
             args, kwargs = overridden(slot, self._overrides, self._value)
         else:
@@ -315,7 +430,7 @@ class Frame(PlannedEvaluation):
                 [data[~ref] if ref < 0 else registers[ref] for ref in row.args]  # type: ignore[operator, index]
             )
             kwargs = {name: self._operand(ref) for name, ref in row.kwargs}  # type: ignore[arg-type]
-        self._execute(slot, args, kwargs)
+        return self._call(slot, args, kwargs)
 
     def do_map(self, row: isa.Map, reads: tuple[int, ...]) -> None:
         slot = self._slots[row.site]
@@ -334,8 +449,13 @@ class Frame(PlannedEvaluation):
             raise condition.refused(f"a condition of task {slot.name!r}")
         elif condition:
             self.open(row.then)
-        elif row.otherwise == isa.NOWHERE:
-            self._skip_condition_false(slot)
+        else:
+            self.do_false(row)
+
+    def do_false(self, row: isa.Branch) -> None:
+        """The condition does not hold."""
+        if row.otherwise == isa.NOWHERE:
+            self._skip_condition_false(self._slots[row.site])
         else:
             self.open(row.otherwise)
 

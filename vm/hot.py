@@ -1,0 +1,341 @@
+"""Hot loops: iterations carried out by fused code instead of evaluations of their own.
+
+A loop whose iterations were interpreted often enough (`HOT`) takes its place in plan order as one
+`HotLoop`. When its turn comes it runs fused code until the slice of time is over, or until the code
+leaves; then a frame is restored, and the interpreter goes on with it at that instruction. The next
+iteration comes back here.
+
+`Watch` tells whether fused code may run at all: nobody listens to task events, no constraint
+matches its tasks, and no executor was given. It empties the guards of the code that runs when that
+may have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from sys import maxsize
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from cascade.cancellation import is_cancellation
+from cascade.executor import stopped
+from cascade.processor import is_ordinary
+from cascade.structure import Ref
+from cascade.values import Deferred, Skipped
+from cascade.vm import isa
+from cascade.vm.fused import ABSENT, FusedRoutine, Linked, NotFusable
+
+if TYPE_CHECKING:
+    from cascade.run import Run
+    from cascade.trampoline import Trampoline
+    from cascade.vm.machine import Frame, Machine, Program
+
+HOT: Final = 100  # rows interpreted before a routine is fused
+
+
+class Watch:
+    """What one run has to hear of while fused code runs in it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.version = 0
+        self._running: dict[Linked, int] = {}
+        self._allowed: dict[tuple[str, ...], int] = {}
+        self._ends: list[Callable[[], None]] = [
+            run.engine.gate.on_change(self._changed),
+            run.bus.watch(self._changed),
+        ]
+
+    def close(self) -> None:
+        """The run is over."""
+        for end in self._ends:
+            end()
+
+    def allows(self, task_names: tuple[str, ...]) -> bool:
+        """Whether tasks of these names may be called without asking anybody."""
+        if self._allowed.get(task_names) == self.version:
+            return True
+        run = self._run
+        limits = run.engine.gate.limits
+        if run.bus.hears_tasks or any(limits(name) for name in task_names):
+            return False
+        self._allowed[task_names] = self.version
+        return True
+
+    def enter(self, linked: Linked) -> None:
+        """`linked` runs from now on."""
+        linked.arm(self.version)
+        self._running[linked] = self._running.get(linked, 0) + 1
+
+    def leave(self, linked: Linked) -> None:
+        """One that ran `linked` has left it."""
+        count = self._running[linked] - 1
+        if count:
+            self._running[linked] = count
+        else:
+            del self._running[linked]
+
+    def _changed(self) -> None:
+        self.version += 1
+        for linked in self._running:
+            linked.disarm()
+
+
+class HotLoop:
+    """A loop from its next iteration on, in the place of `trampoline` in plan order."""
+
+    __slots__ = ("_home", "_machine", "_overrides", "_program", "_trampoline", "place", "rank")
+
+    def __init__(
+        self,
+        machine: Machine,
+        trampoline: Trampoline,
+        home: Frame,
+        program: Program,
+        overrides: Mapping[Any, Any],
+    ) -> None:
+        self._machine = machine
+        self._trampoline = trampoline
+        self._home = home
+        self._program = program
+        self._overrides = overrides
+        self.place, _, self.rank = trampoline.anchor()
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its code awaits."""
+        return self._fused.is_async
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it calls inline tasks between its awaits, for which plan order counts."""
+        return self._fused.is_mixed
+
+    @property
+    def _fused(self) -> FusedRoutine:
+        fused = self._program.fused
+        assert isinstance(fused, FusedRoutine)
+        return fused
+
+    # Running
+
+    def carry_out(self) -> None:
+        """Run until the slice of time is over, or the code leaves."""
+        while (entry := self._entry()) is not None:
+            linked, values = entry
+            watch = self._machine.watch
+            watch.enter(linked)
+            try:
+                pc, left = linked.run(*values)
+            except BaseException as error:
+                self._failed(error)
+                return
+            finally:
+                watch.leave(linked)
+            if not self._goes_on(pc, left):
+                return
+            if perf_counter() >= self._machine.run.slice_end:
+                self._machine.run.enqueue(self)
+                return
+        self.interpret()
+
+    async def carry_out_async(self) -> None:
+        """The same for code that awaits; it gives way to others by itself."""
+        while (entry := self._entry()) is not None:
+            linked, values = entry
+            watch = self._machine.watch
+            watch.enter(linked)
+            try:
+                pc, left = await linked.run(*values)
+            except BaseException as error:
+                if is_cancellation(error):
+                    raise
+                self._failed(error)
+                return
+            finally:
+                watch.leave(linked)
+            if not self._goes_on(pc, left):
+                return
+            await self._machine.run.give_way()
+        self.interpret()
+
+    def _entry(self) -> tuple[Linked, tuple[Any, ...]] | None:
+        """The linked code and what it is given; None if the interpreter has to do the next one."""
+        machine, fused = self._machine, self._fused
+        most = self._trampoline.steps_left(self._slot_bound())
+        if machine.run.is_over or most < 1 or not machine.watch.allows(fused.task_names):
+            return None
+        constants = [self._constant(row) for _, row in fused.constants]
+        if any(value.__class__ in _NO_CONSTANTS for value in constants):
+            return None
+        data = self._home.data
+        own = {name: data[~ref] for name, ref in fused.own_literals}
+        brought = [self._overrides.get(name, own.get(name)) for name in fused.variables]
+        batch = min(fused.batch, most)
+        values = (batch, fused.full, machine.run.slice_end, most)
+        literals = [data[index] for index in fused.literals]
+        return machine.linked(self._program), (*values, *literals, *constants, *brought)
+
+    def _slot_bound(self) -> bool:
+        return self._home.structure.slots[self._program.routine.root].bound is not None
+
+    def _constant(self, row: isa.Instruction) -> Any:
+        """The value of a row that is the same in each iteration, if it is there."""
+        run, home = self._machine.run, self._home
+        match row:
+            case isa.Shared():
+                return home.shared_value(row.site)
+            case isa.Outer():
+                return home.settled(row.site)
+            case isa.Param():
+                return run.inputs.value(home.data[row.declared])
+            case isa.Inject():
+                name = home.structure.slots[row.site].name
+                definition = run.engine.resources.find(name, "the target")
+                lease = run.holdings.ready(name) if definition.scope == "run" else None
+                return ABSENT if lease is None else lease.value
+        raise AssertionError(row)
+
+    # Leaving
+
+    def _goes_on(self, pc: int | None, left: dict[str, Any]) -> bool:
+        """Whether there is another iteration for fused code; else the interpreter has taken over."""
+        fused = self._fused
+        if pc is None:
+            self._count(left["done"])
+            self._overrides = fused.brought(left)
+            return True
+        self._count(left["done"] + left["i"])
+        if pc == fused.body and self._follows(left[fused.result]):
+            return True
+        self._leave(pc, left)
+        return False
+
+    def _count(self, iterations: int) -> None:
+        self._trampoline.count(self._slot_bound(), iterations)
+
+    def _follows(self, control: Any) -> bool:
+        """Whether `control` leads to an iteration that is fused too, which is then the next."""
+        machine, structure = self._machine, self._home.structure
+        found = self._trampoline.next_iteration(
+            structure, structure.slots[self._program.routine.root], control
+        )
+        if found is None or self._trampoline.steps_left(self._slot_bound()) < 2:
+            return False
+        program = machine.program(structure, found[0], self._home, found[1])
+        fused = program.fused
+        if not isinstance(fused, FusedRoutine) or fused.is_async != self.is_async:
+            return False
+        if not fused.accepts(found[1]) or fused.is_mixed != self.is_mixed:
+            return False
+        self._count(1)
+        self._program, self._overrides = program, found[1]
+        return True
+
+    def interpret(self) -> None:
+        """Have the next iteration evaluated by the interpreter."""
+        machine = self._machine
+        frame = machine.frame(self._program, self._trampoline, self._home, self._overrides)
+        frame.begin(self._trampoline.finish)
+        machine.propagate()
+
+    def _leave(self, pc: int, left: dict[str, Any]) -> None:
+        """Go on in the interpreter: after the call of row `pc`, or before row `~pc`."""
+        frame, row = self._restored(pc if pc >= 0 else ~pc, left, pc >= 0)
+        if pc < 0:
+            pass
+        elif isinstance(row, isa.Branch):
+            frame.do_false(row)
+        else:
+            assert isinstance(row, isa.Invocation)
+            call = frame.call(row)
+            try:
+                self._machine.run.processor.came_back(call, left[f"r{row.dst}"])
+            except BaseException as error:
+                self._machine.run.call_failed(call, error)
+        self._machine.propagate()
+
+    def _failed(self, error: BaseException) -> None:
+        """Something in the code raised `error`: a call, or what the engine does for a row."""
+        run, fused = self._machine.run, self._fused
+        pc, left = fused.raised_at(error)
+        if pc < 0:  # between two rows: an interrupt
+            run.fail(error, f"in run {run.id}")
+            return
+        self._count(left["done"] + left["i"])
+        frame, row = self._restored(pc, left, True)
+        if isinstance(row, isa.Invocation):
+            call = frame.call(row)
+            if isinstance(error, StopIteration):
+                surfaced = stopped(call.slot.name)
+                surfaced.__cause__ = error
+                error = surfaced
+            run.processor.attempt_failed(call, error)
+        elif isinstance(error, Exception):
+            frame.failed(row, error)
+        else:
+            run.fail(error, f"in run {run.id}")
+        self._machine.propagate()
+
+    def _restored(
+        self, pc: int, left: dict[str, Any], is_begun: bool
+    ) -> tuple[Frame, isa.Instruction]:
+        program = self._program
+        frame = self._machine.frame(
+            program, self._trampoline, self._home, self._fused.brought(left)
+        )
+        frame.restore(self._trampoline.finish, pc, left, is_begun)
+        self._machine.left_fused()
+        return frame, program.routine.code[pc]
+
+
+_NO_CONSTANTS: Final = (Skipped, Deferred)
+
+
+def fused_or_reason(program: Program) -> FusedRoutine | str:
+    """The fused code of a program, or why there is none."""
+    try:
+        return FusedRoutine.of(program.plan.structure, program.routine)
+    except NotFusable as reason:
+        return str(reason)
+
+
+def guards(machine: Machine, fused: FusedRoutine) -> Linked:
+    """Fused code with the guards of one run."""
+    run, watch = machine.run, machine.watch
+
+    def leave(pc: int, value: Any) -> bool:
+        """The value of row `pc` is of another class than the last, or something has changed."""
+        if linked.version != watch.version or not is_ordinary(value):
+            return True
+        if not fused.is_slow:
+            linked.learn(pc, value.__class__)
+            return False
+        now = perf_counter()
+        fused.tell_look(now)
+        return now >= run.slice_end
+
+    def usual(data: Any) -> bool:
+        """Whether `data` of a Jump is the first argument of the next iteration."""
+        if isinstance(data, dict) or data is None:
+            return False
+        linked.learn_data(data.__class__)
+        return True
+
+    def pace(batch: int, rest: int, now: float, last: float) -> int:
+        """How many of the `rest` iterations come before the next look at the clock; 0 to pause."""
+        batch = fused.adapt(batch, now - last)
+        if fused.is_slow:
+            linked.forget()
+        return 0 if now >= run.slice_end else min(batch, rest)
+
+    async def pace_async(batch: int, rest: int, now: float, last: float) -> tuple[int, float]:
+        batch = pace(batch, rest, now, last)
+        if not batch and rest:
+            await run.give_way()
+            if not run.is_over and linked.version == watch.version:
+                batch = min(fused.batch, rest)
+        return batch, run.slice_end
+
+    linked = fused.linked(leave, pace_async if fused.is_async else pace, usual)
+    return linked
