@@ -53,6 +53,20 @@ class EngineStatistics:
     fused_exits: int
 
 
+@dataclass(slots=True)
+class FusedTier:
+    """How the virtual machine used its fused tier, and when it does.
+
+    A loop is fused once `hot_after` instructions of it were interpreted. `leaves`, for tests, is
+    asked after each call whether to go on in the interpreter there.
+    """
+
+    hot_after: int = 100
+    leaves: Callable[[], bool] | None = None
+    entries: int = 0
+    exits: int = 0
+
+
 class Engine:
     """Runs targets, one after the other or at the same time, in one event loop after another.
 
@@ -105,8 +119,7 @@ class Engine:
         self._recording = False
         self._builder = BlueprintBuilder()
         self._compiled = 0
-        self.fused_entries = 0  # counted by the virtual machine
-        self.fused_exits = 0
+        self.fused_tier = FusedTier()
 
     @overload
     async def run(
@@ -201,8 +214,8 @@ class Engine:
             plans.evictions,
             len(plans),
             self._compiled,
-            self.fused_entries,
-            self.fused_exits,
+            self.fused_tier.entries,
+            self.fused_tier.exits,
         )
 
     def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:

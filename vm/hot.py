@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from cascade.trampoline import Trampoline
     from cascade.vm.machine import Frame, Machine, Program
 
-HOT: Final = 100  # rows interpreted before a routine is fused
-
 
 class Watch:
     """What one run has to hear of while fused code runs in it."""
@@ -285,7 +283,7 @@ class HotLoop:
             program, self._trampoline, self._home, self._fused.brought(left)
         )
         frame.restore(self._trampoline.finish, pc, left, is_begun)
-        self._machine.left_fused()
+        self._machine.run.engine.fused_tier.exits += 1
         return frame, program.routine.code[pc]
 
 
@@ -303,11 +301,14 @@ def fused_or_reason(program: Program) -> FusedRoutine | str:
 def guards(machine: Machine, fused: FusedRoutine) -> Linked:
     """Fused code with the guards of one run."""
     run, watch = machine.run, machine.watch
+    tier = run.engine.fused_tier
 
     def leave(pc: int, value: Any) -> bool:
         """The value of row `pc` is of another class than the last, or something has changed."""
         if linked.version != watch.version or not is_ordinary(value):
             return True
+        if tier.leaves is not None:
+            return tier.leaves()
         if not fused.is_slow:
             linked.learn(pc, value.__class__)
             return False

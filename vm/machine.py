@@ -32,7 +32,7 @@ from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import ABSENT, FusedRoutine, Linked
-from cascade.vm.hot import HOT, HotLoop, Watch, fused_or_reason, guards
+from cascade.vm.hot import HotLoop, Watch, fused_or_reason, guards
 from cascade.vm.verify import verify, verify_routine
 
 if TYPE_CHECKING:
@@ -223,21 +223,26 @@ class Machine(Strategy):
     ) -> None:
         """Begin the next iteration of a loop: by fused code once it is hot, else interpreted."""
         program = self.program(home.structure, root, True, overrides)
+        if self._is_fused(program, overrides):
+            self.run.engine.fused_tier.entries += 1
+            self.run.enqueue(HotLoop(self, trampoline, home, program, overrides))
+        else:
+            self.frame(program, trampoline, home, overrides).begin(trampoline.finish)
+
+    def _is_fused(self, program: Program, overrides: Mapping[Any, Any]) -> bool:
+        """Whether an iteration is carried out by fused code, which is made when it is hot."""
+        engine = self.run.engine
         fused = program.fused
         if fused is None:
             program.heat += len(program.steps)
-            if program.heat >= HOT and self.run.engine.executor is None:
+            if program.heat >= engine.fused_tier.hot_after and engine.executor is None:
                 fused = program.fused = fused_or_reason(program)
-        if (
+        return (
             isinstance(fused, FusedRoutine)
+            and engine.executor is None
             and fused.accepts(overrides)
-            and self.run.engine.executor is None
             and self.watch.allows(fused.task_names)
-        ):
-            self.run.engine.fused_entries += 1
-            self.run.enqueue(HotLoop(self, trampoline, home, program, overrides))
-        else:
-            Frame(self, program, home.data, trampoline, home, overrides).begin(trampoline.finish)
+        )
 
     def linked(self, program: Program) -> Linked:
         """The fused code of a program, with guards of this run."""
@@ -246,10 +251,6 @@ class Machine(Strategy):
             assert isinstance(program.fused, FusedRoutine)
             linked = self._linked[program] = guards(self, program.fused)
         return linked
-
-    def left_fused(self) -> None:
-        """A frame was restored, since fused code was left."""
-        self.run.engine.fused_exits += 1
 
     def step(self) -> bool:
         """Execute one instruction that has fired."""

@@ -41,7 +41,7 @@ def summary(coverage: Coverage, seconds: float) -> str:
     return "\n".join(
         [
             f"{coverage.programs} programs, {coverage.discards} discards, {seconds:.0f} s, "
-            f"{len(coverage.divergences)} divergences, "
+            f"{len(coverage.divergences)} divergences, {coverage.fused} with fused code, "
             f"{coverage.tolerated} with other failures at one instant",
             f"outcomes: {dict(coverage.outcomes.most_common())}",
             f"instructions: {dict(coverage.instructions.most_common())}",

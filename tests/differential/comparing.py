@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import anyio
 import building
 import cascade as cs
 from cascade.agreement import Observation, Recorder, difference
+from cascade.engine import FusedTier
 from cascade.testing import virtual_time
 from cascade.vm import machine
 from cascade.vm.isa import TABLE
@@ -55,10 +57,25 @@ class Done:
 
     seen: Observation
     journal: list[str]
+    fused: int = 0  # entries of fused code
     is_discarded: bool = False  # it cannot be built, or it takes too long
 
 
-async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) -> Done:
+SILENT: dict[str, tuple[int, float]] = {
+    "interpreted": (10**9, 0.0),
+    "fused": (0, 0.0),
+    "fused and left at random": (0, 0.3),
+}  # ways without subscribers: when loops are fused, and how often a call leaves fused code
+
+
+def tier(silent: str, seed: int) -> FusedTier:
+    """The fused tier of a silent run."""
+    hot_after, chance = SILENT[silent]
+    source = random.Random(seed)
+    return FusedTier(hot_after, (lambda: source.random() < chance) if chance else None)
+
+
+async def carry_out(program: Program, use_vm: bool, where: str, silent: str) -> Done:
     """One run in the event loop around."""
     state = building.use(program)
     capacity = dict(program.capacity)
@@ -67,6 +84,8 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) ->
         system_resources=capacity,
         tail_calls="forbid" if program.forbids else "follow",
     )
+    if silent:
+        engine.fused_tier = tier(silent, len(where) + len(program.nodes))
     recorder = Recorder(engine, where)
     async with anyio.create_task_group() as changers:
         try:
@@ -90,7 +109,8 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: bool) ->
                 await outcome_of(engine, target, program, use_vm, recorder)
         changers.cancel_scope.cancel()
     seen = recorder.settled(capacity)
-    return Done(seen, state.journal, "TooLong" in seen.outcome)
+    is_discarded = "TooLong" in seen.outcome
+    return Done(seen, state.journal, engine.fused_tier.entries, is_discarded)
 
 
 async def outcome_of(
@@ -131,15 +151,18 @@ async def change_constraints(engine: cs.Engine, program: Program) -> None:
 
 
 def runs(programs: Sequence[Program], *, silently: bool = True) -> list[list[Done]]:
-    """For each program, what it did in each way; the last one is silent."""
+    """For each program, what it did in each way; the last ones are silent."""
     found: list[list[Done]] = [[] for _ in programs]
-    ways = [(*way, False) for way in WAYS]
+    ways = [(*way, "") for way in WAYS]
     if silently:
-        ways.append(("asyncio", True, True))
+        backends = ("asyncio", "trio", "asyncio")
+        ways += [(backend, True, how) for backend, how in zip(backends, SILENT, strict=True)]
     for backend, use_vm, silent in ways:
-        where = f"{'vm' if use_vm else 'graph'} on {backend}{', silently' if silent else ''}"
+        where = f"{'vm' if use_vm else 'graph'} on {backend}"
+        if silent:
+            where = f"{where}, {silent}, silently"
 
-        async def batch(use_vm: bool = use_vm, where: str = where, silent: bool = silent) -> None:
+        async def batch(use_vm: bool = use_vm, where: str = where, silent: str = silent) -> None:
             for program, done in zip(programs, found, strict=True):
                 # On a whole second, so that all times of a run are exact.
                 await anyio.sleep_until(anyio.current_time() // 1 + 1)
@@ -212,6 +235,7 @@ class Coverage:
 
     programs: int = 0
     discards: int = 0
+    fused: int = 0  # programs with fused code
     constructs: Counter[str] = field(default_factory=Counter)
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -223,6 +247,7 @@ class Coverage:
         """Count one program and compare its runs."""
         self.programs += 1
         self.discards += done[0].is_discarded
+        self.fused += any(each.fused for each in done)
         self.constructs.update(program.features)
         self.pairs.update(combinations(sorted(program.features), 2))
         outcome = done[0].seen.outcome
@@ -236,6 +261,7 @@ class Coverage:
         """Add what was counted elsewhere."""
         self.programs += other.programs
         self.discards += other.discards
+        self.fused += other.fused
         self.tolerated += other.tolerated
         for name in ("constructs", "pairs", "outcomes", "instructions"):
             getattr(self, name).update(getattr(other, name))
