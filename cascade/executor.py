@@ -71,6 +71,15 @@ def stopped(task_name: str) -> RuntimeError:
     return RuntimeError(f"task {task_name!r} raised StopIteration")
 
 
+def surfacing(task_name: str, error: BaseException) -> BaseException:
+    """What an exception that the function of a task raised surfaces as."""
+    if not isinstance(error, StopIteration):
+        return error
+    surfaced = stopped(task_name)
+    surfaced.__cause__ = error
+    return surfaced
+
+
 async def _in_process(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:

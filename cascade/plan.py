@@ -7,13 +7,16 @@ structure is known costs the walk and a dictionary look-up, and no solver is ask
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cascade.graph import Node, draw, make_node
 from cascade.inputs import Env, Param
+from cascade.sketch import Sketch, reorder, sketch
 from cascade.solver import Solver, check_plan
-from cascade.structure import Ref, Structure, read
+from cascade.structure import Reading, Ref, Structure, read
+
+Reorder = Callable[[list[Any]], tuple[Any, ...]]
 
 
 class Plan:
@@ -82,7 +85,9 @@ class PlanCache:
             raise ValueError(f"plan_cache_size={size!r} must be a whole number above 0")
         self._size = size
         self._solver = solver
-        self._structures: OrderedDict[tuple[Any, ...], Structure] = OrderedDict()
+        self._structures: dict[tuple[Any, ...], Structure] = {}
+        self._recent: OrderedDict[Structure, None] = OrderedDict()  # the one used last comes last
+        self._sketches: OrderedDict[Sketch, tuple[Structure, Reorder]] = OrderedDict()
         self.hits = 0
         self.misses = 0
         self.evictions = 0
@@ -92,19 +97,40 @@ class PlanCache:
 
     def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
         """The structure of `target`, and its data."""
+        sketched = sketch(target)
+        if sketched is None:
+            reading = read(target)
+            return self._structure(reading), reading.data
+        key, literals = sketched
+        known = self._sketches.get(key)
+        if known is not None and known[0].is_cached:
+            self.hits += 1
+            self._recent.move_to_end(known[0])
+            return known[0], known[1](literals)
         reading = read(target)
+        structure = self._structure(reading)
+        self._sketches[key] = structure, reorder(target, reading, structure)
+        self._sketches.move_to_end(key)
+        if len(self._sketches) > self._size:
+            self._sketches.popitem(last=False)
+        return structure, reading.data
+
+    def _structure(self, reading: Reading) -> Structure:
         structure = self._structures.get(reading.key)
         if structure is not None:
             self.hits += 1
-            self._structures.move_to_end(reading.key)
-            return structure, reading.data
+            self._recent.move_to_end(structure)
+            return structure
         self.misses += 1
-        structure = Structure(reading.key)
-        self._structures[reading.key] = structure
-        if len(self._structures) > self._size:
-            self._structures.popitem(last=False)
+        structure = self._structures[reading.key] = Structure(reading.key)
+        structure.is_cached = True
+        self._recent[structure] = None
+        if len(self._recent) > self._size:
+            oldest, _ = self._recent.popitem(last=False)
+            oldest.is_cached = False
+            del self._structures[oldest.key]
             self.evictions += 1
-        return structure, reading.data
+        return structure
 
     def plan(self, structure: Structure, root: Ref) -> Plan:
         """The plan from `root`. The solver is asked once for a structure, for its own root."""

@@ -50,7 +50,7 @@ DICT: Final = "dict"
 PARAM: Final = "param"
 RESOURCE: Final = "resource"
 
-_PLAIN = frozenset({int, str, float, bool, type(None), bytes, complex, set, frozenset})
+PLAIN = frozenset({int, str, float, bool, type(None), bytes, complex, set, frozenset})
 _CONTAINERS = (list, tuple, dict)
 _LITERAL = -1  # in the walk's index: a container that holds no expression
 
@@ -238,6 +238,7 @@ class Structure:
         "_node_counts",
         "_orders",
         "inputs",
+        "is_cached",
         "is_compiled",
         "key",
         "literals",
@@ -260,6 +261,7 @@ class Structure:
         self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
         self._refuse_circular_loops()
         self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
+        self.is_cached = False
         self.is_compiled = False
         refs = [self.root, *(ref for slot in self.slots for ref in slot.refs())]
         self.literals = max(0, -min(refs))
@@ -687,11 +689,11 @@ def _has_parts(value: Any) -> bool:
     kind = value.__class__
     if kind is LazyResult:
         return True
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return False
     if isinstance(value, _CONTAINERS):
         members = value.values() if isinstance(value, dict) else value
-        return not _PLAIN.issuperset(map(type, members))
+        return not PLAIN.issuperset(map(type, members))
     return isinstance(value, Expression)
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("expressions", "constraints"),
     ("task", "flow", "inputs", "resources", "admission"),
     ("structure", "gate"),
-    ("graph", "values", "state", "holdings", "ready"),
+    ("graph", "values", "state", "holdings", "ready", "sketch"),
     ("solver", "executor", "cache"),
     ("plan", "processor"),
     ("run", "trampoline"),

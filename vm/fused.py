@@ -226,9 +226,7 @@ class _Source:
         )
         self.variables = tuple(self._variables())
         self.own = dict(self._named_refs())
-        self.constants = tuple(
-            (pc, row) for pc, row in enumerate(routine.code) if isinstance(row, _CONSTANT)
-        )
+        self.constants = tuple(row for row in routine.code if isinstance(row, _CONSTANT))
         self.literals = tuple(sorted({~ref for ref in self._literal_refs()}))
         self.names: dict[str, Any] = {}
         self._emit()
@@ -348,7 +346,7 @@ class _Source:
         with self._block("def link():"):  # the names are filled in below
             self._line(f"{' = '.join(cells)} = None")
             given = [f"k{index}" for index in self.literals]
-            given += [f"r{row.dst}" for _, row in self.constants]
+            given += [f"r{row.dst}" for row in self.constants]
             given += [f"p_{name}" for name in self.variables]
             head = f"{'async ' if self.is_async else ''}def run"
             with self._block(f"{head}({', '.join(['batch', 'full', 'end', 'most', *given])}):"):

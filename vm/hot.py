@@ -18,7 +18,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade.cancellation import is_cancellation
-from cascade.executor import stopped
 from cascade.processor import is_ordinary
 from cascade.structure import Ref
 from cascade.values import Deferred, Skipped
@@ -37,6 +36,7 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.version = 0
+        self.usual: type[Any] | None = None  # the class of the last ordinary value, as a guard
         self._running: dict[Linked, int] = {}
         self._allowed: dict[tuple[str, ...], int] = {}
         self._ends: list[Callable[[], None]] = [
@@ -75,6 +75,7 @@ class Watch:
 
     def _changed(self) -> None:
         self.version += 1
+        self.usual = None
         for linked in self._running:
             linked.disarm()
 
@@ -163,8 +164,8 @@ class HotLoop:
         most = self._trampoline.steps_left(self._slot_bound())
         if machine.run.is_over or most < 1 or not machine.watch.allows(fused.task_names):
             return None
-        constants = [self._constant(row) for _, row in fused.constants]
-        if any(value.__class__ in _NO_CONSTANTS for value in constants):
+        constants = self._constants()
+        if constants is None:
             return None
         data = self._home.data
         own = {name: data[~ref] for name, ref in fused.own_literals}
@@ -173,6 +174,17 @@ class HotLoop:
         values = (batch, fused.full, machine.run.slice_end, most)
         literals = [data[index] for index in fused.literals]
         return machine.linked(self._program), (*values, *literals, *constants, *brought)
+
+    def has_constants(self) -> bool:
+        """Whether what the interpreter would demand at once is there already."""
+        return self._constants() is not None
+
+    def _constants(self) -> list[Any] | None:
+        found = [self._constant(row) for row in self._fused.constants]
+        for row, value in zip(self._fused.constants, found, strict=True):
+            if value.__class__ in _NO_CONSTANTS or (value is ABSENT and row.at == 0):
+                return None
+        return found
 
     def _slot_bound(self) -> bool:
         return self._home.structure.slots[self._program.routine.root].bound is not None
@@ -241,16 +253,12 @@ class HotLoop:
         """Go on in the interpreter: after the call of row `pc`, or before row `~pc`."""
         frame, row = self._restored(pc if pc >= 0 else ~pc, left, pc >= 0)
         if pc < 0:
-            pass
+            pass  # it has fired, if it can
         elif isinstance(row, isa.Branch):
             frame.do_false(row)
         else:
             assert isinstance(row, isa.Invocation)
-            call = frame.call(row)
-            try:
-                self._machine.run.processor.came_back(call, left[f"r{row.dst}"])
-            except BaseException as error:
-                self._machine.run.call_failed(call, error)
+            frame.came_back(row, left[f"r{row.dst}"])
         self._machine.propagate()
 
     def _failed(self, error: BaseException) -> None:
@@ -262,17 +270,7 @@ class HotLoop:
             return
         self._count(left["done"] + left["i"])
         frame, row = self._restored(pc, left, True)
-        if isinstance(row, isa.Invocation):
-            call = frame.call(row)
-            if isinstance(error, StopIteration):
-                surfaced = stopped(call.slot.name)
-                surfaced.__cause__ = error
-                error = surfaced
-            run.processor.attempt_failed(call, error)
-        elif isinstance(error, Exception):
-            frame.failed(row, error)
-        else:
-            run.fail(error, f"in run {run.id}")
+        frame.raised(row, error)
         self._machine.propagate()
 
     def _restored(

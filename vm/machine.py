@@ -13,7 +13,7 @@ resources is shared with the graph strategy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from cascade.evaluation import (
@@ -23,6 +23,7 @@ from cascade.evaluation import (
     CONDITION_FALSE,
     PlannedEvaluation,
 )
+from cascade.executor import surfacing
 from cascade.plan import Plan
 from cascade.run import Run
 from cascade.structure import Ref, Slot, Structure
@@ -33,6 +34,7 @@ from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import ABSENT, FusedRoutine, Linked
 from cascade.vm.hot import HotLoop, Watch, fused_or_reason, guards
+from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ class Program:
         "sources",
         "starts",
         "steps",
+        "straight",
     )
 
     def __init__(self, structure: Structure, routine: Routine) -> None:
@@ -125,6 +128,7 @@ class Program:
         self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
         self._link(code)
         self.first = [pc for pc in reversed(self.starts[0]) if not self.counters[pc]]
+        self.straight = StraightCode.of(structure, routine)
 
     def _link(self, code: tuple[isa.Instruction, ...]) -> None:
         held: dict[int, int] = {}  # by register: whose value it holds here
@@ -224,10 +228,12 @@ class Machine(Strategy):
         """Begin the next iteration of a loop: by fused code once it is hot, else interpreted."""
         program = self.program(home.structure, root, True, overrides)
         if self._is_fused(program, overrides):
-            self.run.engine.fused_tier.entries += 1
-            self.run.enqueue(HotLoop(self, trampoline, home, program, overrides))
-        else:
-            self.frame(program, trampoline, home, overrides).begin(trampoline.finish)
+            loop = HotLoop(self, trampoline, home, program, overrides)
+            if loop.has_constants():
+                self.run.engine.fused_tier.entries += 1
+                self.run.enqueue(loop)
+                return
+        self.frame(program, trampoline, home, overrides).begin(trampoline.finish)
 
     def _is_fused(self, program: Program, overrides: Mapping[Any, Any]) -> bool:
         """Whether an iteration is carried out by fused code, which is made when it is hot."""
@@ -239,10 +245,13 @@ class Machine(Strategy):
                 fused = program.fused = fused_or_reason(program)
         return (
             isinstance(fused, FusedRoutine)
-            and engine.executor is None
             and fused.accepts(overrides)
-            and self.watch.allows(fused.task_names)
+            and self.may_run(fused.task_names)
         )
+
+    def may_run(self, task_names: tuple[str, ...]) -> bool:
+        """Whether tasks of these names may be called without asking anybody."""
+        return self.run.engine.executor is None and self.watch.allows(task_names)
 
     def linked(self, program: Program) -> Linked:
         """The fused code of a program, with guards of this run."""
@@ -290,6 +299,10 @@ class Frame(PlannedEvaluation):
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
         self._on_end = on_end
+        straight = self.program.straight
+        if straight is not None and self._machine.may_run(straight.task_names):
+            self._machine.run.enqueue(StraightRun(self._machine, self, straight))
+            return
         fired = self._machine.fired
         for pc in self.program.first:
             fired.append((self, pc))
@@ -302,24 +315,29 @@ class Frame(PlannedEvaluation):
         `left` are its local variables; with `is_begun` the row `pc` is going on, else it is next.
         """
         self._on_end = on_end
-        program, opened = self.program, self._opened
+        opened = self._opened
         for region in range(1, len(opened)):
             opened[region] = left[f"g{region}"]
-        code = program.routine.code
-        done = [row for row in code[:pc] if opened[row.at]]
-        written = set()
-        for row in done:
+        for row in self._done_above(pc):
             if isinstance(row, isa.Choose):
                 self._choose(self._slots[row.site], self._of(row.selector, left))
-            elif isinstance(row, isa.Producer) and not isinstance(row, isa.Branch | isa.Follow):
-                written.add(row.source)
+            elif _gives_value(row):
                 self.registers[row.dst] = left[f"r{row.dst}"]
-        for index, row in enumerate(code):
+        self.resume(pc, is_begun)
+
+    def resume(self, pc: int, is_begun: bool) -> None:
+        """Go on at row `pc`, which is going on already if `is_begun`; all above it is done."""
+        program, opened = self.program, self._opened
+        written = {row.source for row in self._done_above(pc) if _gives_value(row)}
+        for index, row in enumerate(program.routine.code):
             missing = sum(source not in written for source in program.sources[index])
             self._counters[index] = missing + (not opened[row.at])
             is_done = (index < pc and opened[row.at]) or (index == pc and is_begun)
             if not is_done and not self._counters[index]:
                 self._machine.fired.append((self, index))
+
+    def _done_above(self, pc: int) -> Iterator[Any]:
+        return (row for row in self.program.routine.code[:pc] if self._opened[row.at])
 
     def _of(self, ref: Ref, left: Mapping[str, Any]) -> Any:
         return self._data[~ref] if ref < 0 else left[f"r{ref}"]
@@ -392,6 +410,28 @@ class Frame(PlannedEvaluation):
     def _was_demanded(self, index: int) -> bool:
         region = self.program.regions.get(index)
         return region is not None and bool(self._opened[region])
+
+    def end(self, value: Any) -> None:
+        """The target has its value: all of its code is done."""
+        self._end(value)
+
+    def came_back(self, row: isa.Invocation, value: Any) -> None:
+        """The function that the row calls, by other code than the interpreter, gave `value`."""
+        call = self.call(row)
+        try:
+            self._machine.run.processor.came_back(call, value)
+        except BaseException as error:
+            self._machine.run.call_failed(call, error)
+
+    def raised(self, row: isa.Instruction, error: BaseException) -> None:
+        """What other code than the interpreter did for the row has raised `error`."""
+        if isinstance(row, isa.Invocation):
+            call = self.call(row)
+            self._machine.run.processor.attempt_failed(call, surfacing(call.slot.name, error))
+        elif isinstance(error, Exception):
+            self.failed(row, error)
+        else:
+            self._machine.run.fail(error, f"in run {self._machine.run.id}")
 
     def failed(self, instruction: isa.Instruction, error: Exception) -> None:
         """An instruction found that the evaluation cannot go on."""
@@ -520,6 +560,12 @@ class Frame(PlannedEvaluation):
 
     def do_return(self, row: isa.Return, _: tuple[int, ...]) -> None:
         self._end(self._operand(row.value))
+
+
+def _gives_value(row: isa.Instruction) -> bool:
+    """Whether executing the row writes the value of its site, if nothing is skipped."""
+    no_values = isa.Branch | isa.Follow | isa.Choose
+    return isinstance(row, isa.Producer) and not isinstance(row, no_values)
 
 
 def _names_of_expressions(slot: Slot) -> Given:

@@ -1,0 +1,240 @@
+"""Straight runs: inline calls carried out one after the other, without any scheduling.
+
+The rows with which a routine begins are straight as long as they are calls of plain inline tasks
+and what is put together of their values. They stand in plan order, so that going through them from
+top to bottom is what the interpreter would do, one ready call at a time; the run ends above the
+first value that makes something else ready.
+
+Registers and literals stand in one list of cells, the literals at its end and backwards: `cells[r]`
+is register r, and `cells[~k]` literal k, which is how operands are numbered anyway.
+
+The guard is that of fused code: `watch.usual` is the class of the last ordinary value, and is
+emptied when constraints or subscribers change. Whatever comes up, the frame goes on from there in
+the interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from cascade.processor import CONTROL, is_ordinary
+from cascade.structure import LIST, Slot, Structure
+from cascade.values import build
+from cascade.vm import isa
+from cascade.vm.blueprint import Routine
+
+if TYPE_CHECKING:
+    from cascade.vm.machine import Frame, Machine
+
+LOOK: Final = 64  # rows between two looks at the clock, while they are fast
+SLOW: Final = 0.001  # seconds: after a batch that took longer, fewer rows come at a time
+FEWEST: Final = 2  # calls that are worth it
+
+_ONE: Final = 1  # the kinds of steps: a call with one argument,
+_MANY: Final = 2  # with several,
+_OTHER: Final = 3  # with none or with keywords;
+_BUILT: Final = 4  # a container
+
+Step = tuple[int, Callable[..., Any], Any, int]
+Cells = list[Any]
+
+
+class StraightCode:
+    """The straight rows of a routine, linked: for each its kind, what to call, operands, target."""
+
+    __slots__ = ("stop", "steps", "task_names")
+
+    def __init__(self, steps: list[Step], stop: int, task_names: tuple[str, ...]) -> None:
+        self.steps = steps
+        self.stop = stop
+        self.task_names = task_names
+
+    @staticmethod
+    def of(structure: Structure, routine: Routine) -> StraightCode | None:
+        """The straight rows with which the routine of a target begins; None if that is no use."""
+        if routine.is_body or routine.given:
+            return None
+        stop = _stop(structure, routine)
+        rows = routine.code[:stop]
+        calls = [row for row in rows if isinstance(row, isa.Call)]
+        if len(calls) < FEWEST:
+            return None
+        names = dict.fromkeys(structure.slots[row.site].name for row in calls)
+        steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined]
+        return StraightCode(steps, stop, tuple(names))
+
+
+def _stop(structure: Structure, routine: Routine) -> int:
+    """Above which row something else gets ready, whose turn it may be."""
+    held: dict[int, int] = {}
+    stop = len(routine.code) - 1
+    for pc, row in enumerate(routine.code):
+        if pc >= stop:
+            break
+        needs = max((held[register] for register in row.reads()), default=-1)
+        if row.at == 0 and not _is_straight(structure, row):
+            stop = min(stop, needs + 1)
+        if isinstance(row, isa.Producer):
+            # What stands in other regions waits for a row that is not straight.
+            held[row.dst] = pc if row.at == 0 else stop
+    return stop
+
+
+def _is_straight(structure: Structure, row: isa.Instruction) -> bool:
+    if isinstance(row, isa.Return):
+        return True
+    if not isinstance(row, isa.Call | isa.List | isa.Tuple | isa.Dict):
+        return False
+    slot = structure.slots[row.site]
+    return slot.cache is None and not slot.amounts
+
+
+def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
+    if isinstance(row, isa.Call):
+        function = slot.task.func
+        if len(row.args) == 1 and not row.kwargs:
+            return _ONE, function, row.args[0], row.dst
+        if len(row.args) > 1 and not row.kwargs:
+            return _MANY, function, itemgetter(*row.args), row.dst  # type: ignore[arg-type]
+        return _OTHER, _called(function, row.args, row.kwargs), None, row.dst
+    if slot.kind is LIST and not slot.data and len(row.members) > 1:
+        return _BUILT, _listed(itemgetter(*row.members)), None, row.dst  # type: ignore[arg-type]
+    return _BUILT, _built(slot, row.members), None, row.dst
+
+
+def _called(function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Cells], Any]:
+    def call(cells: Cells) -> Any:
+        named = {name: cells[ref] for name, ref in kwargs}
+        return function(*[cells[ref] for ref in args], **named)
+
+    return call
+
+
+def _listed(members: Callable[[Cells], tuple[Any, ...]]) -> Callable[[Cells], Any]:
+    return lambda cells: list(members(cells))
+
+
+def _built(slot: Slot, members: Any) -> Callable[[Cells], Any]:
+    def make(cells: Cells) -> Any:
+        shape = cells[slot.data] if slot.data else None
+        return build(slot, shape, tuple([cells[ref] for ref in members]))
+
+    return make
+
+
+class StraightRun:
+    """The straight rows of one frame being carried out, when its turn in plan order comes."""
+
+    __slots__ = ("_batch", "_cells", "_code", "_frame", "_machine", "_next", "_version", "place")
+
+    is_async = False
+    is_mixed = False
+
+    def __init__(self, machine: Machine, frame: Frame, code: StraightCode) -> None:
+        self.place = frame
+        self._machine = machine
+        self._frame = frame
+        self._code = code
+        self._cells: Cells = [*frame.registers, *reversed(frame.data)]
+        self._next = 0
+        self._batch = LOOK
+        self._version = machine.watch.version
+
+    @property
+    def rank(self) -> int:
+        """That of the row to come: rows above it are done."""
+        row = self._frame.program.routine.code[self._next]
+        return self._frame.rank(row.site)  # type: ignore[attr-defined, no-any-return]
+
+    async def carry_out_async(self) -> None:
+        raise AssertionError("straight rows are inline calls")
+
+    def interpret(self) -> None:
+        """Go on in the interpreter before the next row."""
+        self._hand_over(self._next, is_begun=False)
+        self._machine.propagate()
+
+    def carry_out(self) -> None:
+        """Go through the rows until the slice of time is over, or something comes up."""
+        machine, stop = self._machine, self._code.stop
+        watch = machine.watch
+        if self._version != watch.version and not machine.may_run(self._code.task_names):
+            self.interpret()
+            return
+        self._version = watch.version
+        last = perf_counter()
+        while self._next < stop:
+            if not self._carry_out_some(min(stop, self._next + self._batch)):
+                return
+            now = perf_counter()
+            self._pace(now - last)
+            last = now
+            if now >= machine.run.slice_end and self._next < stop:
+                machine.run.enqueue(self)
+                return
+        self._end()
+
+    def _pace(self, took: float) -> None:
+        self._batch = 1 if took > SLOW else min(LOOK, 2 * self._batch)
+
+    def _carry_out_some(self, stop: int) -> bool:
+        """Go through the rows up to `stop`; False if the frame had to go on elsewhere."""
+        cells, watch = self._cells, self._machine.watch
+        pc = self._next - 1
+        try:
+            for kind, function, operands, dst in self._code.steps[self._next : stop]:
+                pc += 1
+                if kind == _ONE:
+                    value = function(cells[operands])
+                elif kind == _MANY:
+                    value = function(*operands(cells))
+                elif kind == _OTHER:
+                    value = function(cells)
+                else:
+                    cells[dst] = function(cells)
+                    continue
+                if value.__class__ is not watch.usual and not self._goes_on(pc, value):
+                    return False
+                cells[dst] = value
+        except BaseException as error:
+            self._hand_over(pc, is_begun=True)
+            self._frame.raised(self._frame.program.routine.code[pc], error)
+            self._machine.propagate()
+            return False
+        self._next = stop
+        return True
+
+    def _goes_on(self, pc: int, value: Any) -> bool:
+        """The value of row `pc` is of another class than the last, or something has changed."""
+        machine, frame = self._machine, self._frame
+        if self._version == machine.watch.version and is_ordinary(value):
+            machine.watch.usual = value.__class__
+            return True
+        code = frame.program.routine.code
+        if isinstance(value, CONTROL) and pc == len(code) - 2:
+            self._hand_over_registers()  # nothing else of the frame is needed any more
+        else:
+            self._hand_over(pc, is_begun=True)
+        frame.came_back(code[pc], value)  # type: ignore[arg-type]
+        machine.propagate()
+        return False
+
+    def _end(self) -> None:
+        """All straight rows are done."""
+        frame, code = self._frame, self._frame.program.routine.code
+        if self._code.stop == len(code) - 1:
+            frame.end(self._cells[code[-1].value])  # type: ignore[attr-defined]
+        else:
+            self._hand_over(self._code.stop, is_begun=False)
+        self._machine.propagate()
+
+    def _hand_over(self, pc: int, *, is_begun: bool) -> None:
+        self._hand_over_registers()
+        self._frame.resume(pc, is_begun)
+
+    def _hand_over_registers(self) -> None:
+        registers = self._frame.registers
+        registers[:] = self._cells[: len(registers)]
