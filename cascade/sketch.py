@@ -47,16 +47,7 @@ def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
             key.append(None)
             data.append(current)
             continue
-        elif kind is list or kind is tuple:
-            kinds = {member.__class__ for member in current}
-            if LazyResult not in kinds:
-                if not kinds <= PLAIN:
-                    return None
-                key.append(None)
-                data.append(current)
-                continue
-            if not kinds <= _IN_CONTAINERS:
-                return None
+        elif (kind is list or kind is tuple) and _holds_calls(current):
             number = seen.get(id(current))
             if number is not None:
                 key.append(number)
@@ -64,16 +55,12 @@ def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
             seen[id(current)] = len(seen)
             args = current
             key += (kind, len(args))
-        elif isinstance(current, _CONTAINERS) or isinstance(current, Expression):
-            if kind is not dict or not {each.__class__ for each in current.values()} <= PLAIN:
-                return None
+        elif is_literal(current):
             key.append(None)
             data.append(current)
             continue
         else:
-            key.append(None)
-            data.append(current)
-            continue
+            return None
         if len(args) == 1:
             stack.append(args[0])
         else:
@@ -82,6 +69,20 @@ def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
 
 
 _IN_CONTAINERS: Final = PLAIN | {LazyResult}
+
+
+def is_literal(value: Any) -> bool:
+    """Whether a value is data for certain: no expression, and no container that may hold one."""
+    if isinstance(value, _CONTAINERS):
+        members = value.values() if isinstance(value, dict) else value
+        return type(value) in _CONTAINERS and {each.__class__ for each in members} <= PLAIN
+    return not isinstance(value, Expression)
+
+
+def _holds_calls(container: Any) -> bool:
+    """Whether the members are calls and plain values, and at least one is a call."""
+    kinds = {member.__class__ for member in container}
+    return LazyResult in kinds and kinds <= _IN_CONTAINERS
 
 
 def reorder(target: Any, reading: Reading, structure: Structure) -> Callable[[list[Any]], Any]:

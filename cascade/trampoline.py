@@ -104,6 +104,18 @@ class Strategy:
         evaluation = self.evaluation(home.structure, root, home.data, trampoline, home, overrides)
         evaluation.begin(trampoline.finish)
 
+    def unfold(
+        self,
+        trampoline: Trampoline,
+        structure: Structure,
+        data: tuple[Any, ...],
+        overrides: Mapping[Any, Any],
+    ) -> None:
+        """Begin to evaluate an expression that a task returned, or a registered target."""
+        evaluation = self.evaluation(structure, structure.root, data, trampoline, None, overrides)
+        trampoline.returned = evaluation
+        evaluation.begin(trampoline.finish)
+
     def propagate(self) -> None:
         """Follow up what was settled, until only calls are left to wait for.
 
@@ -289,7 +301,7 @@ class MapItems(Place):
 class Trampoline:
     """Carries an owner through executions that end with control instead of a value.
 
-    `home` is the evaluation in which the routes of the current loop stand. `_returned` is the
+    `home` is the evaluation in which the routes of the current loop stand. `returned` is the
     evaluation of the last returned expression; `_loop` the slot of it that is being looped, if
     its target is a loop.
     """
@@ -299,12 +311,12 @@ class Trampoline:
         "_home",
         "_loop",
         "_name",
-        "_returned",
         "_steps",
         "_strategy",
         "index",
         "place",
         "rank",
+        "returned",
     )
 
     def __init__(
@@ -321,7 +333,7 @@ class Trampoline:
         self.rank = rank
         self._home = home
         self._name = place.node(index).name
-        self._returned: EvaluationPlace | None = None
+        self.returned: EvaluationPlace | None = None
         self._loop: Slot | None = None
         self._calls = 1  # executions in the chain of tail calls
         self._steps = 0  # executions of the current loop
@@ -420,11 +432,7 @@ class Trampoline:
                     f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none"
                 )
             overrides = _overrides(root, tail.args, tail.kwargs, "the TailCall")
-        evaluation = self._strategy.evaluation(
-            structure, structure.root, data, self, None, overrides
-        )
-        self._returned = evaluation
-        evaluation.begin(self.finish)
+        self._strategy.unfold(self, structure, data, overrides)
 
     def _iterate(self, root: int, overrides: Mapping[Any, Any], data: Any) -> None:
         self._steps += 1
@@ -481,8 +489,8 @@ class Trampoline:
             loop, self._loop = self._loop, None
             self._home.settle_from(loop.index, value)
             return
-        if self._returned is not None:
-            value = self._returned.outcome(value)
+        if self.returned is not None:
+            value = self.returned.outcome(value)
         self.place.settle_from(self.index, value)
 
 

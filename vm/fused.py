@@ -2,8 +2,8 @@
 
 Registers become local variables, the tasks and literals of the routine names, regions flags:
 
-    while True:                             one turn: at most a batch of iterations
-        for i in range(batch):
+    while True:
+        for i in turns:                     a batch of iterations
             r0 = t1(p0)                     ; inc#0
             if r0.__class__ is not c0 and leave(0, r0):
                 return 0, locals()
@@ -23,7 +23,7 @@ variables (`Frame.restore`) and goes on with it in the interpreter, at that inst
 
 **Time.** The clock is read once a batch, of at most 64 calls; `pace` adapts the batch.
 
-Not every routine can be fused: `FusedRoutine.of` gives None for the others, and why.
+Not every routine can be fused: `fuse` says of the others why.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from types import CellType
 from typing import Any, Final
 
 from cascade.errors import RouteNotFoundError
-from cascade.expressions import Jump, TailCall
-from cascade.structure import Ref, Slot, Structure
+from cascade.expressions import Jump, LazyResult, TailCall
+from cascade.structure import LIST, TASK, TUPLE, Ref, Slot, Structure
 from cascade.task import Parameters
 from cascade.values import build
 from cascade.vm import isa
@@ -50,6 +50,8 @@ BATCH: Final = 64  # calls between two looks at the clock, while they are fast
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller
 MOST_ROWS: Final = 128  # of a routine that is fused: compiling holds the loop
 _serial = count(1)
+
+_TURNS: Final = [tuple(range(batch)) for batch in range(BATCH + 1)]
 
 ABSENT: Final = object()  # the value of a register that nothing was written to
 
@@ -63,11 +65,11 @@ class FusedRoutine:
 
     `variables` are the parameters of its task that iterations bring, `constants` the rows whose
     values are there before the loop goes on, by register; `is_async` tells which kind of function
-    `run` is. `run(batch, full, end, most, *literals, *constants, *variables)` returns
+    `run` is. `run(turns, limit, end, most, *literals, *constants, *variables)` returns
     `(pc, locals)` when it leaves, `(None, locals)` when it pauses between two iterations.
     """
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: _Iteration) -> None:
         self.text = source.text
         self.pcs = source.pcs
         self.routine = source.routine
@@ -98,21 +100,16 @@ class FusedRoutine:
         weakref.finalize(self, linecache.cache.pop, self.filename, None)
         self._make = self._compiled(source)
 
-    @staticmethod
-    def of(structure: Structure, routine: Routine) -> FusedRoutine:
-        """The fused code of a routine; raises `NotFusable` with the reason if there is none."""
-        return FusedRoutine(_Source(structure, routine))
-
-    def _compiled(self, source: _Source) -> Callable[..., Any]:
+    def _compiled(self, source: _Iteration) -> Callable[..., Any]:
         scope: dict[str, Any] = {}
         exec(compile(self.text, self.filename, "exec"), scope)
         bound = source.names
         link = scope["link"]
-        return lambda leave, pace, usual: link(perf_counter, leave, pace, usual, **bound)
+        return lambda *asked: link(perf_counter, *asked, **bound)
 
-    def linked(self, leave: Any, pace: Any, usual: Any) -> Linked:
-        """The function with guards of its own."""
-        return Linked(self._make(leave, pace, usual))
+    def linked(self, leave: Any, pace: Any, usual: Any, literal: Any) -> Linked:
+        """The function with guards of its own; the arguments are what it asks."""
+        return Linked(self._make(leave, pace, usual, literal))
 
     def raised_at(self, error: BaseException) -> tuple[int, dict[str, Any]]:
         """The row at which an exception left the function, and the local variables there.
@@ -133,6 +130,10 @@ class FusedRoutine:
         """What the iteration that was left had been brought, by parameter."""
         return {name: left[f"p_{name}"] for name in self.variables}
 
+    def data(self, left: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The data of the returned expression that was left."""
+        return tuple([left[f"k{index}"] for index in self.literals])
+
     # Pace
 
     def adapt(self, batch: int, took: float) -> int:
@@ -144,6 +145,11 @@ class FusedRoutine:
         affordable = int(QUICK / each) if each > 0 else self.full
         self.batch = max(1, min(self.full, 4 * batch, affordable))
         return self.batch
+
+    def turns(self, batch: int, done: int, most: int) -> tuple[tuple[int, ...], int]:
+        """The next batch, and after how many iterations in all to ask again."""
+        batch = min(batch, most - done)
+        return _TURNS[batch], most if batch == self.full else 0
 
     def tell_look(self, now: float) -> None:
         """A guard of slow code looked at the clock: after enough quick calls it is quick again."""
@@ -164,7 +170,7 @@ class Linked:
         names = run.__code__.co_freevars
         self._cells: dict[str, CellType] = dict(zip(names, run.__closure__ or (), strict=True))
         self._calls = [cell for name, cell in self._cells.items() if _is_of_call(name)]
-        ends = [cell for name, cell in self._cells.items() if name in ("jump", "tail")]
+        ends = [cell for name, cell in self._cells.items() if name in ("jump", "tail", "lazy")]
         self._guards = [*self._calls, *ends]
 
     def arm(self, version: int) -> None:
@@ -172,6 +178,7 @@ class Linked:
         self.version = version
         self._set("jump", Jump)
         self._set("tail", TailCall)
+        self._set("lazy", LazyResult)
 
     def disarm(self) -> None:
         """Something has changed: leave after the call that is going on."""
@@ -191,6 +198,10 @@ class Linked:
         """Jumps carry data of this class, which goes to the first parameter."""
         self._set("plain", kind)
 
+    def learn_literal(self, number: int, kind: type[Any]) -> None:
+        """Literal `number` of returned expressions is of this class, which holds no expressions."""
+        self._set(f"d{number}", kind)
+
     def _set(self, name: str, kind: type[Any]) -> None:
         cell = self._cells.get(name)
         if cell is not None:
@@ -201,7 +212,7 @@ def _is_of_call(name: str) -> bool:
     return name[0] == "c" and name[1:].isdigit()
 
 
-class _Source:
+class _Iteration:
     """The text of one function, and which row each line of it belongs to."""
 
     def __init__(self, structure: Structure, routine: Routine) -> None:
@@ -224,8 +235,8 @@ class _Source:
                 self._slots[row.site].name for row in routine.code if isinstance(row, isa.Invocation)
             )
         )
-        self.variables = tuple(self._variables())
         self.own = dict(self._named_refs())
+        self.variables = tuple(self._variables())
         self.constants = tuple(row for row in routine.code if isinstance(row, _CONSTANT))
         self.literals = tuple(sorted({~ref for ref in self._literal_refs()}))
         self.names: dict[str, Any] = {}
@@ -241,8 +252,6 @@ class _Source:
         body = code[self.body] if self.body >= 0 else None
         if not isinstance(body, isa.Call | isa.Await) or body.site != self.routine.root:
             raise NotFusable("its target is no task that runs on the loop")
-        if not self.routine.is_body:
-            raise NotFusable("it is no iteration of a loop")
         for row in code:
             self._check_row(row)
         self._check_regions(code)
@@ -336,7 +345,7 @@ class _Source:
         return _Block(self)
 
     def _emit(self) -> None:
-        cells = ["jump", "tail", "plain"]
+        cells = self._cells()
         cells += [
             f"c{pc}"
             for pc, row in enumerate(self.routine.code)
@@ -349,29 +358,30 @@ class _Source:
             given += [f"r{row.dst}" for row in self.constants]
             given += [f"p_{name}" for name in self.variables]
             head = f"{'async ' if self.is_async else ''}def run"
-            with self._block(f"{head}({', '.join(['batch', 'full', 'end', 'most', *given])}):"):
+            with self._block(f"{head}({', '.join(['turns', 'limit', 'end', 'most', *given])}):"):
                 self._emit_turns()
             self._line("return run")
-        names = ["clock", "leave", "pace", "usual", *self.names]
+        names = ["clock", "leave", "pace", "usual", "literal", *self.names]
         self._lines[body_at] = f"def link({', '.join(names)}):"
 
     def _emit_turns(self) -> None:
+        self._line("batch = len(turns)")
         self._line("done = 0")
         self._line("last = clock()")
         with self._block("while True:"):
-            with self._block("for i in range(batch):"):
+            with self._block("for i in turns:"):
                 self._emit_rows()
             self._pc = -1
             self._line("done += batch")
             self._line("now = clock()")
-            late = f"batch != full or now >= end or now - last > {QUICK} or done >= most"
-            with self._block(f"if {late}:"):
+            with self._block("if now >= end or done >= limit:"):
                 if self.is_async:
-                    self._line("batch, end = await pace(batch, most - done, now, last)")
+                    self._line("turns, limit, end = await pace(batch, done, most, now, last)")
                 else:
-                    self._line("batch = pace(batch, most - done, now, last)")
-                with self._block("if not batch:"):
+                    self._line("turns, limit = pace(batch, done, most, now, last)")
+                with self._block("if not turns:"):
                     self._line("return None, locals()")
+                self._line("batch = len(turns)")
                 if self.is_async:
                     self._line("now = clock()")
             self._line("last = now")
@@ -482,6 +492,9 @@ class _Source:
         self._line(f"g{row.then} = True", self._comments[pc])
 
     # The end of an iteration: what the next one is given
+
+    def _cells(self) -> list[str]:
+        return ["jump", "tail", "plain"]
 
     def _emit_end(self, pc: int, result: str) -> None:
         home = [] if self.slot.bound is None else self._keys_home(self.slot.bound)
@@ -594,10 +607,101 @@ class _Source:
             self._line(f"return {pc}, locals()")
 
 
+class _Expression(_Iteration):
+    """The text for a returned expression: its end is to match the next one.
+
+    The next is matched against the structure, node by node from the target on; what stands where
+    the structure has a literal is its data.
+    """
+
+    def _check(self) -> None:
+        super()._check()
+        for slot in self._slots:
+            policies = (slot.conditions, slot.after, slot.retry, slot.bound)
+            is_call = slot.kind is TASK and not slot.task.pure and not slot.kwargs
+            if any(policies) or slot.is_method or not (is_call or slot.kind in (LIST, TUPLE)):
+                raise NotFusable("only an expression of plain calls is matched")
+            if not is_call and slot.data:
+                raise NotFusable("only plain lists and tuples are matched")
+
+    def _variables(self) -> Iterator[str]:
+        return iter(())
+
+    def _literal_refs(self) -> Iterator[Ref]:
+        yield from range(-self._structure.literals, 0)
+
+    def _cells(self) -> list[str]:
+        return ["lazy", *(f"d{number}" for number in range(self._structure.literals))]
+
+    def _emit_end(self, pc: int, result: str) -> None:
+        with self._block(f"if {result}.__class__ is not lazy:"):
+            self._line(f"return {pc}, locals()")
+        names: dict[int, str] = {self.routine.root: result}
+        todo = [self.routine.root]
+        for index in todo:  # grows, and ends: what a call needs has a lower index
+            todo += self._emit_match(pc, self._slots[index], names)
+        if not self._is_path():
+            with self._block(f"if len({{{', '.join(f'id({n})' for n in names.values())}}}) != {len(names)}:"):
+                self._line(f"return {pc}, locals()")
+        for number in self.literals:
+            self._line(f"k{number} = n{number}")
+
+    def _emit_match(self, pc: int, slot: Slot, names: dict[int, str]) -> list[int]:
+        """Match one node, and name what it needs; the slots that are met for the first time."""
+        name = names[slot.index]
+        refs = slot.args if slot.kind is TASK else slot.members
+        if slot.kind is TASK:
+            self.names[f"x{slot.index}"] = slot.task
+            lazy = "" if slot.index == self.routine.root else f"{name}.__class__ is not lazy or "
+            parameters = slot.task.parameters
+            keywords = f" or {name}.kwargs" if parameters.has_keywords else ""
+            test = f"{lazy}{name}.task is not x{slot.index} or {name}.policies is not None{keywords}"
+            parts = f"{name}.args"
+            is_sure = not parameters.has_positionals
+        else:
+            test = f"{name}.__class__ is not {slot.kind}"
+            parts, is_sure = name, False
+        test += "" if is_sure else f" or len({parts}) != {len(refs)}"
+        with self._block(f"if {test}:"):
+            self._line(f"return {pc}, locals()")
+        met: list[int] = []
+        targets: list[str] = []
+        checks: list[str] = []
+        for position, ref in enumerate(refs):
+            if ref < 0:
+                targets.append(f"n{~ref}")
+                checks.append(
+                    f"n{~ref}.__class__ is not d{~ref} and not literal({~ref}, n{~ref})"
+                )
+            elif ref in names:
+                targets.append(f"s{slot.index}_{position}")
+                checks.append(f"s{slot.index}_{position} is not {names[ref]}")
+            else:
+                names[ref] = f"e{ref}"
+                targets.append(f"e{ref}")
+                met.append(ref)
+        if targets:
+            self._line(f"{', '.join(targets)}, = {parts}")
+        for check in checks:
+            with self._block(f"if {check}:"):
+                self._line(f"return {pc}, locals()")
+        return met
+
+    def _is_path(self) -> bool:
+        """Whether each node needs one other at the most, so that no two of them can be one."""
+        return all(len(slot.argument_slots) <= 1 for slot in self._slots)
+
+
+def fuse(structure: Structure, routine: Routine) -> FusedRoutine:
+    """The fused code of a routine; raises `NotFusable` with the reason if there is none."""
+    kind = _Iteration if routine.is_body else _Expression
+    return FusedRoutine(kind(structure, routine))
+
+
 class _Block:
     """Lines that stand one step further in."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: _Iteration) -> None:
         self._source = source
 
     def __enter__(self) -> None:
@@ -632,21 +736,21 @@ def _leads_to(root: Ref, routes: Mapping[Any, Ref | None]) -> Callable[[Any], bo
 
 
 _CONSTANT: Final = (isa.Shared, isa.Outer, isa.Param, isa.Inject)
-_EMIT: Final[Mapping[type[isa.Instruction], Callable[[_Source, int, Any], None]]] = {
-    isa.Call: _Source._emit_call,
-    isa.Await: _Source._emit_call,
-    isa.Branch: _Source._emit_branch,
-    isa.Default: _Source._emit_copy,
-    isa.Take: _Source._emit_copy,
-    isa.Choose: _Source._emit_choose,
-    isa.Open: _Source._emit_open,
-    isa.List: _Source._emit_container,
-    isa.Tuple: _Source._emit_container,
-    isa.Dict: _Source._emit_container,
-    isa.Shared: _Source._emit_constant,
-    isa.Outer: _Source._emit_constant,
-    isa.Param: _Source._emit_constant,
-    isa.Inject: _Source._emit_constant,
-    isa.Follow: _Source._emit_follow,
+_EMIT: Final[Mapping[type[isa.Instruction], Callable[[_Iteration, int, Any], None]]] = {
+    isa.Call: _Iteration._emit_call,
+    isa.Await: _Iteration._emit_call,
+    isa.Branch: _Iteration._emit_branch,
+    isa.Default: _Iteration._emit_copy,
+    isa.Take: _Iteration._emit_copy,
+    isa.Choose: _Iteration._emit_choose,
+    isa.Open: _Iteration._emit_open,
+    isa.List: _Iteration._emit_container,
+    isa.Tuple: _Iteration._emit_container,
+    isa.Dict: _Iteration._emit_container,
+    isa.Shared: _Iteration._emit_constant,
+    isa.Outer: _Iteration._emit_constant,
+    isa.Param: _Iteration._emit_constant,
+    isa.Inject: _Iteration._emit_constant,
+    isa.Follow: _Iteration._emit_follow,
 }
 _FUSABLE: Final = (*_EMIT, isa.Return)

@@ -19,15 +19,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cascade.cancellation import is_cancellation
 from cascade.processor import is_ordinary
-from cascade.structure import Ref
+from cascade.sketch import is_literal
+from cascade.structure import PLAIN
 from cascade.values import Deferred, Skipped
 from cascade.vm import isa
-from cascade.vm.fused import ABSENT, FusedRoutine, Linked, NotFusable
+from cascade.vm.fused import ABSENT, FusedRoutine, Linked, NotFusable, fuse
 
 if TYPE_CHECKING:
     from cascade.run import Run
     from cascade.trampoline import Trampoline
     from cascade.vm.machine import Frame, Machine, Program
+
+
+Turns = tuple[tuple[int, ...], int]
 
 
 class Watch:
@@ -80,24 +84,15 @@ class Watch:
             linked.disarm()
 
 
-class HotLoop:
-    """A loop from its next iteration on, in the place of `trampoline` in plan order."""
+class HotCode:
+    """What fused code carries out from its next iteration on, in a place of plan order."""
 
-    __slots__ = ("_home", "_machine", "_overrides", "_program", "_trampoline", "place", "rank")
+    __slots__ = ("_machine", "_program", "_trampoline", "place", "rank")
 
-    def __init__(
-        self,
-        machine: Machine,
-        trampoline: Trampoline,
-        home: Frame,
-        program: Program,
-        overrides: Mapping[Any, Any],
-    ) -> None:
+    def __init__(self, machine: Machine, trampoline: Trampoline, program: Program) -> None:
         self._machine = machine
         self._trampoline = trampoline
-        self._home = home
         self._program = program
-        self._overrides = overrides
         self.place, _, self.rank = trampoline.anchor()
 
     @property
@@ -115,6 +110,28 @@ class HotLoop:
         fused = self._program.fused
         assert isinstance(fused, FusedRoutine)
         return fused
+
+    # What kinds of it differ in
+
+    def _given(self) -> list[Any] | None:
+        """What the next iteration is given; None if the interpreter has to do it."""
+        raise NotImplementedError
+
+    def _counts_steps(self) -> bool:
+        """Whether its iterations are counted as those of a loop, not of a chain of tail calls."""
+        raise NotImplementedError
+
+    def _paused(self, left: dict[str, Any]) -> None:
+        """The code has paused with this as the next iteration's."""
+        raise NotImplementedError
+
+    def _follows(self, pc: int, left: dict[str, Any]) -> bool:
+        """Whether what row `pc` came to leads to an iteration that is fused too: the next."""
+        return False
+
+    def _frame(self, left: dict[str, Any] | None) -> Frame:
+        """The iteration that was left, or else the next one, as an evaluation."""
+        raise NotImplementedError
 
     # Running
 
@@ -158,22 +175,103 @@ class HotLoop:
             await self._machine.run.give_way()
         self.interpret()
 
+    def interpret(self) -> None:
+        """Have the next iteration evaluated by the interpreter."""
+        self._frame(None).begin(self._trampoline.finish)
+        self._machine.propagate()
+
     def _entry(self) -> tuple[Linked, tuple[Any, ...]] | None:
         """The linked code and what it is given; None if the interpreter has to do the next one."""
         machine, fused = self._machine, self._fused
-        most = self._trampoline.steps_left(self._slot_bound())
+        most = self._trampoline.steps_left(self._counts_steps())
         if machine.run.is_over or most < 1 or not machine.watch.allows(fused.task_names):
             return None
+        given = self._given()
+        if given is None:
+            return None
+        turns, limit = fused.turns(fused.batch, 0, most)
+        values = (turns, limit, machine.run.slice_end, most, *given)
+        return machine.linked(self._program), values
+
+    # Leaving
+
+    def _goes_on(self, pc: int | None, left: dict[str, Any]) -> bool:
+        """Whether there is another iteration for fused code; else the interpreter has taken over."""
+        if pc is None:
+            self._count(left["done"])
+            self._paused(left)
+            return True
+        self._count(left["done"] + left["i"])
+        if self._follows(pc, left):
+            return True
+        self._leave(pc, left)
+        return False
+
+    def _count(self, iterations: int) -> None:
+        self._trampoline.count(self._counts_steps(), iterations)
+
+    def _leave(self, pc: int, left: dict[str, Any]) -> None:
+        """Go on in the interpreter: after the call of row `pc`, or before row `~pc`."""
+        frame, row = self._restored(pc if pc >= 0 else ~pc, left, pc >= 0)
+        if pc < 0:
+            pass  # it has fired, if it can
+        elif isinstance(row, isa.Branch):
+            frame.do_false(row)
+        else:
+            assert isinstance(row, isa.Invocation)
+            frame.came_back(row, left[f"r{row.dst}"])
+        self._machine.propagate()
+
+    def _failed(self, error: BaseException) -> None:
+        """Something in the code raised `error`: a call, or what the engine does for a row."""
+        run = self._machine.run
+        pc, left = self._fused.raised_at(error)
+        if pc < 0:  # between two rows: an interrupt
+            run.fail(error, f"in run {run.id}")
+            return
+        self._count(left["done"] + left["i"])
+        frame, row = self._restored(pc, left, True)
+        frame.raised(row, error)
+        self._machine.propagate()
+
+    def _restored(
+        self, pc: int, left: dict[str, Any], is_begun: bool
+    ) -> tuple[Frame, isa.Instruction]:
+        frame = self._frame(left)
+        frame.restore(self._trampoline.finish, pc, left, is_begun)
+        self._machine.run.engine.fused_tier.exits += 1
+        return frame, self._program.routine.code[pc]
+
+
+class HotLoop(HotCode):
+    """The iterations of a loop that stands in `home`, or of a chain of tail calls there."""
+
+    __slots__ = ("_home", "_overrides")
+
+    def __init__(
+        self,
+        machine: Machine,
+        trampoline: Trampoline,
+        home: Frame,
+        program: Program,
+        overrides: Mapping[Any, Any],
+    ) -> None:
+        super().__init__(machine, trampoline, program)
+        self._home = home
+        self._overrides = overrides
+
+    def _frame(self, left: dict[str, Any] | None) -> Frame:
+        overrides = self._overrides if left is None else self._fused.brought(left)
+        return self._machine.frame(self._program, self._trampoline, self._home, overrides)
+
+    def _given(self) -> list[Any] | None:
+        fused, data = self._fused, self._home.data
         constants = self._constants()
         if constants is None:
             return None
-        data = self._home.data
         own = {name: data[~ref] for name, ref in fused.own_literals}
         brought = [self._overrides.get(name, own.get(name)) for name in fused.variables]
-        batch = min(fused.batch, most)
-        values = (batch, fused.full, machine.run.slice_end, most)
-        literals = [data[index] for index in fused.literals]
-        return machine.linked(self._program), (*values, *literals, *constants, *brought)
+        return [*[data[index] for index in fused.literals], *constants, *brought]
 
     def has_constants(self) -> bool:
         """Whether what the interpreter would demand at once is there already."""
@@ -185,9 +283,6 @@ class HotLoop:
             if value.__class__ in _NO_CONSTANTS or (value is ABSENT and row.at == 0):
                 return None
         return found
-
-    def _slot_bound(self) -> bool:
-        return self._home.structure.slots[self._program.routine.root].bound is not None
 
     def _constant(self, row: isa.Instruction) -> Any:
         """The value of a row that is the same in each iteration, if it is there."""
@@ -206,83 +301,67 @@ class HotLoop:
                 return ABSENT if lease is None else lease.value
         raise AssertionError(row)
 
-    # Leaving
+    def _counts_steps(self) -> bool:
+        return self._home.structure.slots[self._program.routine.root].bound is not None
 
-    def _goes_on(self, pc: int | None, left: dict[str, Any]) -> bool:
-        """Whether there is another iteration for fused code; else the interpreter has taken over."""
-        fused = self._fused
-        if pc is None:
-            self._count(left["done"])
-            self._overrides = fused.brought(left)
-            return True
-        self._count(left["done"] + left["i"])
-        if pc == fused.body and self._follows(left[fused.result]):
-            return True
-        self._leave(pc, left)
+    def _paused(self, left: dict[str, Any]) -> None:
+        self._overrides = self._fused.brought(left)
+
+    def _follows(self, pc: int, left: dict[str, Any]) -> bool:
+        if pc != self._fused.body:
+            return False
+        machine, structure = self._machine, self._home.structure
+        slot = structure.slots[self._program.routine.root]
+        found = self._trampoline.next_iteration(structure, slot, left[self._fused.result])
+        if found is None or self._trampoline.steps_left(self._counts_steps()) < 2:
+            return False
+        root, overrides = found
+        program = machine.program(structure, root, True, overrides)
+        fused = program.fused
+        if (
+            not isinstance(fused, FusedRoutine)
+            or (fused.is_async, fused.is_mixed) != (self.is_async, self.is_mixed)
+            or not fused.accepts(overrides)
+        ):
+            return False
+        self._count(1)
+        self._program, self._overrides = program, overrides
+        return True
+
+
+class HotExpression(HotCode):
+    """Returned expressions of one structure, one after the other, each with its own data."""
+
+    __slots__ = ("_data",)
+
+    def __init__(
+        self, machine: Machine, trampoline: Trampoline, program: Program, data: tuple[Any, ...]
+    ) -> None:
+        super().__init__(machine, trampoline, program)
+        self._data = data
+
+    def _frame(self, left: dict[str, Any] | None) -> Frame:
+        if left is not None:
+            self._data = self._fused.data(left)
+        structure = self._program.plan.structure
+        frame = self._machine.evaluation(
+            structure, structure.root, self._data, self._trampoline
+        )
+        self._trampoline.returned = frame
+        return frame
+
+    def _given(self) -> list[Any] | None:
+        return list(self._data)
+
+    def _counts_steps(self) -> bool:
         return False
 
     def _count(self, iterations: int) -> None:
-        self._trampoline.count(self._slot_bound(), iterations)
+        super()._count(iterations)
+        self._machine.run.engine.plans.hits += iterations
 
-    def _follows(self, control: Any) -> bool:
-        """Whether `control` leads to an iteration that is fused too, which is then the next."""
-        machine, structure = self._machine, self._home.structure
-        found = self._trampoline.next_iteration(
-            structure, structure.slots[self._program.routine.root], control
-        )
-        if found is None or self._trampoline.steps_left(self._slot_bound()) < 2:
-            return False
-        program = machine.program(structure, found[0], self._home, found[1])
-        fused = program.fused
-        if not isinstance(fused, FusedRoutine) or fused.is_async != self.is_async:
-            return False
-        if not fused.accepts(found[1]) or fused.is_mixed != self.is_mixed:
-            return False
-        self._count(1)
-        self._program, self._overrides = program, found[1]
-        return True
-
-    def interpret(self) -> None:
-        """Have the next iteration evaluated by the interpreter."""
-        machine = self._machine
-        frame = machine.frame(self._program, self._trampoline, self._home, self._overrides)
-        frame.begin(self._trampoline.finish)
-        machine.propagate()
-
-    def _leave(self, pc: int, left: dict[str, Any]) -> None:
-        """Go on in the interpreter: after the call of row `pc`, or before row `~pc`."""
-        frame, row = self._restored(pc if pc >= 0 else ~pc, left, pc >= 0)
-        if pc < 0:
-            pass  # it has fired, if it can
-        elif isinstance(row, isa.Branch):
-            frame.do_false(row)
-        else:
-            assert isinstance(row, isa.Invocation)
-            frame.came_back(row, left[f"r{row.dst}"])
-        self._machine.propagate()
-
-    def _failed(self, error: BaseException) -> None:
-        """Something in the code raised `error`: a call, or what the engine does for a row."""
-        run, fused = self._machine.run, self._fused
-        pc, left = fused.raised_at(error)
-        if pc < 0:  # between two rows: an interrupt
-            run.fail(error, f"in run {run.id}")
-            return
-        self._count(left["done"] + left["i"])
-        frame, row = self._restored(pc, left, True)
-        frame.raised(row, error)
-        self._machine.propagate()
-
-    def _restored(
-        self, pc: int, left: dict[str, Any], is_begun: bool
-    ) -> tuple[Frame, isa.Instruction]:
-        program = self._program
-        frame = self._machine.frame(
-            program, self._trampoline, self._home, self._fused.brought(left)
-        )
-        frame.restore(self._trampoline.finish, pc, left, is_begun)
-        self._machine.run.engine.fused_tier.exits += 1
-        return frame, program.routine.code[pc]
+    def _paused(self, left: dict[str, Any]) -> None:
+        self._data = self._fused.data(left)
 
 
 _NO_CONSTANTS: Final = (Skipped, Deferred)
@@ -291,7 +370,7 @@ _NO_CONSTANTS: Final = (Skipped, Deferred)
 def fused_or_reason(program: Program) -> FusedRoutine | str:
     """The fused code of a program, or why there is none."""
     try:
-        return FusedRoutine.of(program.plan.structure, program.routine)
+        return fuse(program.plan.structure, program.routine)
     except NotFusable as reason:
         return str(reason)
 
@@ -321,20 +400,29 @@ def guards(machine: Machine, fused: FusedRoutine) -> Linked:
         linked.learn_data(data.__class__)
         return True
 
-    def pace(batch: int, rest: int, now: float, last: float) -> int:
-        """How many of the `rest` iterations come before the next look at the clock; 0 to pause."""
+    def pace(batch: int, done: int, most: int, now: float, last: float) -> Turns:
+        """The next batch and when to ask again; an empty one to pause."""
         batch = fused.adapt(batch, now - last)
         if fused.is_slow:
             linked.forget()
-        return 0 if now >= run.slice_end else min(batch, rest)
+        return fused.turns(0 if now >= run.slice_end else batch, done, most)
 
-    async def pace_async(batch: int, rest: int, now: float, last: float) -> tuple[int, float]:
-        batch = pace(batch, rest, now, last)
-        if not batch and rest:
+    async def pace_async(
+        batch: int, done: int, most: int, now: float, last: float
+    ) -> tuple[tuple[int, ...], int, float]:
+        turns, limit = pace(batch, done, most, now, last)
+        if not turns and done < most:
             await run.give_way()
             if not run.is_over and linked.version == watch.version:
-                batch = min(fused.batch, rest)
-        return batch, run.slice_end
+                turns, limit = fused.turns(fused.batch, done, most)
+        return turns, limit, run.slice_end
 
-    linked = fused.linked(leave, pace_async if fused.is_async else pace, usual)
+    def literal(number: int, value: Any) -> bool:
+        """Whether a value in a returned expression is data, in the place of literal `number`."""
+        if value.__class__ in PLAIN:
+            linked.learn_literal(number, value.__class__)
+            return True
+        return is_literal(value)
+
+    linked = fused.linked(leave, pace_async if fused.is_async else pace, usual, literal)
     return linked

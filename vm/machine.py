@@ -33,7 +33,7 @@ from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import ABSENT, FusedRoutine, Linked
-from cascade.vm.hot import HotLoop, Watch, fused_or_reason, guards
+from cascade.vm.hot import HotExpression, HotLoop, Watch, fused_or_reason, guards
 from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
 
@@ -234,6 +234,21 @@ class Machine(Strategy):
                 self.run.enqueue(loop)
                 return
         self.frame(program, trampoline, home, overrides).begin(trampoline.finish)
+
+    def unfold(
+        self,
+        trampoline: Trampoline,
+        structure: Structure,
+        data: tuple[Any, ...],
+        overrides: Mapping[Any, Any],
+    ) -> None:
+        """Begin to evaluate a returned expression: by fused code once its structure is hot."""
+        program = self.program(structure, structure.root, False, overrides)
+        if structure.root >= 0 and not overrides and self._is_fused(program, overrides):
+            self.run.engine.fused_tier.entries += 1
+            self.run.enqueue(HotExpression(self, trampoline, program, data))
+        else:
+            super().unfold(trampoline, structure, data, overrides)
 
     def _is_fused(self, program: Program, overrides: Mapping[Any, Any]) -> bool:
         """Whether an iteration is carried out by fused code, which is made when it is hot."""
