@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from work import FULL, WorkName, works
+from work import FULL, QUICK, Size, WorkName, works
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "performance.md"
@@ -29,10 +29,6 @@ BEGIN = "<!-- peers: begin, written by `make peers ARGS=--write` -->"
 END = "<!-- peers: end -->"
 
 Record = Mapping[str, Any]
-
-
-class PageError(ValueError):
-    """The page has no place for the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +85,27 @@ def collect(name: str, *, quick: bool) -> Iterator[Record]:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
-def section(records: Sequence[Record]) -> str:
+def section(records: Sequence[Record], size: Size) -> str:
     """The machine, the table and how each peer did its work, as Markdown."""
     machine = f"CPython {records[0]['python']}, {os.cpu_count()} cores, {platform.system()}"
-    return "\n\n".join((f"Measured on {machine}.", table(records), ways(records))) + "\n"
+    titles = {name: work.title for name, work in works(size).items()}
+    measured = f"Measured on {machine}."
+    return "\n\n".join((measured, table(records, titles), ways(records, titles)))
 
 
-def table(records: Sequence[Record]) -> str:
+def table(records: Sequence[Record], titles: Mapping[WorkName, str]) -> str:
     """A row for each peer, a column for each work, and above them the work by hand."""
     by_peer: dict[str, dict[WorkName, Record]] = {}
     for record in records:
         by_peer.setdefault(record["peer"], {})[record["work"]] = record
-    every = works(FULL)
     rows = [
-        ["", "version", *(work.title for work in every.values())],
-        ["---"] * (2 + len(every)),
-        ["by hand", "", *(by_hand_cell(records, name) for name in every)],
+        ["", "version", *titles.values()],
+        ["---"] * (2 + len(titles)),
+        ["by hand", "", *(by_hand_cell(records, name) for name in titles)],
     ]
     for peer, done in by_peer.items():
         first = next(iter(done.values()))
-        rows.append([peer, versions(first), *(cell(done[name]) for name in every)])
+        rows.append([peer, versions(first), *(cell(done[name]) for name in titles)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -132,18 +129,17 @@ def by_hand_cell(records: Sequence[Record], name: WorkName) -> str:
     return f"1 ({duration(median(measured))})" if measured else ""
 
 
-def ways(records: Sequence[Record]) -> str:
+def ways(records: Sequence[Record], titles: Mapping[WorkName, str]) -> str:
     """How each peer did its work, peers with the same ways together."""
-    titles = {name: work.title for name, work in works(FULL).items()}
     by_peer: dict[str, list[str]] = {}
     for record in records:
         if "how" in record:
-            way = f"{titles[record['work']]}: {record['how']}."
+            way = f"{titles[record['work']]}: {record['how']}"
             by_peer.setdefault(record["peer"], []).append(way)
     peers: dict[str, list[str]] = {}
     for peer, done in by_peer.items():
-        peers.setdefault(" ".join(done), []).append(peer)
-    return "\n".join(f"- {' and '.join(names)}. {done}" for done, names in peers.items())
+        peers.setdefault(". ".join(done), []).append(peer)
+    return "\n".join(f"- **{' and '.join(names)}.** {done}." for done, names in peers.items())
 
 
 def number(value: float) -> str:
@@ -159,13 +155,19 @@ def duration(seconds: float) -> str:
     return f"{number(seconds * 1e3)} ms"
 
 
-def write(page: Path, text: str) -> None:
-    """Put the text between the markers of the page; the rest stays as it is."""
+def around(page: Path) -> tuple[str, str]:
+    """What stands before and after the place for the table; `ValueError` if there is none."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise PageError(f"no place for the table in {str(page)!r}: write {BEGIN!r}, then {END!r}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"no place for the table in {str(page)!r}: write {BEGIN!r}, then {END!r}")
+    return before, after
+
+
+def write(page: Path, text: str) -> None:
+    """Put the text between the markers of the page; the rest stays as it is."""
+    before, after = around(page)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def tell(what: str) -> None:
@@ -182,12 +184,14 @@ def main() -> None:
         parser.error(f"unknown peer {unknown[0]!r}: take some of {', '.join(PROGRAMS)}")
     if options.write and (options.quick or options.peers):
         parser.error("--write takes a full table: leave out --quick and the names of peers")
+    if options.write:
+        around(PAGE)  # before the minutes that measuring takes
     records: list[Record] = []
     for name in options.peers or PROGRAMS:
         for record in collect(name, quick=options.quick):
             tell(f"{record['peer']}, {record['work']}: {cell(record)}")
             records.append(record)
-    text = section(records)
+    text = section(records, QUICK if options.quick else FULL)
     print(text)
     if options.write:
         write(PAGE, text)

@@ -95,7 +95,7 @@ async def as_they_get_ready(nodes: Graph, limit: int) -> dict[str, Any]:
     return values
 
 
-NO_CYCLES = NotOffered("a sorter refuses cycles: a `while` statement, as by hand")
+NO_CYCLES = NotOffered("`while`, as by hand")
 
 PEER = Peer(
     "asyncio and graphlib",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -146,20 +145,8 @@ def at_once(size: Size) -> Sequence[Way]:
         return state.update(part=work.nap_in_thread(state["x"], size.nap))
 
     app = application(Mapped(nap, size.at_once), lambda: ThreadPoolExecutor(size.limit))
-    gate = asyncio.Semaphore(size.limit)
-
-    @action(reads=["x"], writes=["part"])
-    async def nap_async(state: State) -> State:
-        async with gate:
-            return state.update(part=await work.nap(state["x"], size.nap))
-
-    async_app = application(AsyncMapped(nap_async, size.at_once))
-    threads = "`MapStates` and `with_parallel_executor`: as many threads"
-    semaphore = "`MapStates`, async, and a semaphore in the action"
-    return [
-        Way(threads, runner(app, "mapped", "total")),
-        Way(semaphore, async_runner(async_app, "mapped", "total"), by_user=True),
-    ]
+    how = "`MapStates` and `with_parallel_executor`: as many threads"
+    return [Way(how, runner(app, "mapped", "total"))]
 
 
 def application(mapped: Mapped, executor: Callable[[], Any] | None = None) -> Application:
@@ -199,7 +186,7 @@ PEER = Peer(
         "chain": chain,
         "fan_out": fan_out,
         "at_once": at_once,
-        "rate": NotOffered("a limiter of the user's own in the action"),
+        "rate": NotOffered("a limiter in the action"),
     },
     ["burr"],
 )

@@ -44,7 +44,7 @@ def on_each_scheduler(how: str, value: Any) -> Sequence[Way]:
     return ways
 
 
-NO_CYCLES = NotOffered("a graph has no cycles: a `while` statement around `compute`")
+NO_CYCLES = NotOffered("`while` around `compute`")
 
 PEER = Peer(
     "dask.delayed",
@@ -54,7 +54,7 @@ PEER = Peer(
         "chain": chain,
         "fan_out": fan_out,
         "at_once": at_once,
-        "rate": NotOffered("a limiter of the user's own in the function"),
+        "rate": NotOffered("a limiter in the function"),
     },
     ["dask"],
 )

@@ -82,7 +82,7 @@ def execute(built: driver.Driver, target: str = "total") -> Callable[[], object]
     return lambda: built.execute([target])[target]
 
 
-NO_CYCLES = NotOffered("a DAG has no cycles: a `while` statement around `execute`")
+NO_CYCLES = NotOffered("`while` around `execute`")
 
 PEER = Peer(
     "hamilton",
@@ -92,7 +92,7 @@ PEER = Peer(
         "chain": chain,
         "fan_out": fan_out,
         "at_once": at_once,
-        "rate": NotOffered("a limiter of the user's own in the function"),
+        "rate": NotOffered("a limiter in the function"),
     },
     ["sf-hamilton"],
 )

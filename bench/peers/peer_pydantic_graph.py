@@ -170,7 +170,7 @@ PEER = Peer(
         "chain": chain,
         "fan_out": fan_out,
         "at_once": at_once,
-        "rate": NotOffered("a limiter of the user's own, passed as `deps`"),
+        "rate": NotOffered("a limiter, passed as `deps`"),
     },
     ["pydantic-graph"],
 )

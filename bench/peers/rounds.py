@@ -1,9 +1,9 @@
 """Measure the works of one peer beside the same work by hand, in one process; print JSON lines.
 
-A round times the peer, then the hand-written work, so that a slow moment of the machine hits both.
-A record has the medians over the rounds, and the median of the rounds' ratios. Where a peer
-documents several ways to do a work, each is tried and the fastest is measured. Every value is
-checked; a wrong one is no result.
+A round times the peer between two measurements of the hand-written work, whose mean counts, so
+that a slow moment of the machine hits both. A record has the medians over the rounds, and the
+median of the rounds' ratios. Where a peer documents several ways to do a work, each is tried and
+the fastest is measured. Every value is checked; a wrong one is no result.
 """
 
 from __future__ import annotations
@@ -94,9 +94,12 @@ def measure_ways(work: Work, ways: Sequence[Way], clock: Clock, *, quick: bool) 
     by_hand_repeats = 1 if quick else repeats_of(by_hand_seconds)
     rounds: list[tuple[float, float]] = []
     deadline = perf_counter() + WORK_SECONDS
+    before = clock.seconds(work, work.by_hand, by_hand_repeats)
     while not rounds or (not quick and wants_more(len(rounds), deadline)):
         ours = clock.seconds(work, way.run, repeats)
-        rounds.append((ours, clock.seconds(work, work.by_hand, by_hand_repeats)))
+        after = clock.seconds(work, work.by_hand, by_hand_repeats)
+        rounds.append((ours, (before + after) / 2))
+        before = after
     return {
         "work": work.name,
         "unit": work.unit,
