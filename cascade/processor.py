@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import Event, current_time, move_on_after, sleep
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
 from cascade.admission import FREE
 from cascade.cache import cache_key
@@ -114,6 +114,7 @@ class Processor:
         self._gate = run.engine.gate
         self._executor = run.engine.executor
         self._flights: dict[tuple[int, bytes], _Flight] = {}
+        self._clock = current_token().backend_class.current_time  # anyio.current_time() of this loop
 
     def is_direct(self, call: Call) -> bool:
         """Whether the driver may carry it out on the spot: an inline sync call, no detours."""
@@ -152,7 +153,7 @@ class Processor:
         if call.ticket is not None:
             self._start(call)
         try:
-            value = self._call_inline(call)
+            value = self.call_inline(call)
         except BaseException as error:
             self.attempt_failed(call, error)
         else:
@@ -163,14 +164,15 @@ class Processor:
         if is_awaitable(value) and not call.slot.task.is_async:
             self._run.spawn_call(call, self._await_value, call, value)
             return
-        self._finished(call, "Succeeded", None)
+        self.finished(call, "Succeeded", None)
+        self.give_back(call)
         call.place.completed(call, value)
 
-    def _call_inline(self, call: Call) -> Any:
+    def call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
         if not self._bus.hears_tasks:
             return called(call.slot.task, call.args, call.kwargs)
-        self._started(call)
+        self.started(call)
         watched = self._bus.listens(TaskStalled)
         before = perf_counter() if watched else 0.0
         try:
@@ -181,7 +183,8 @@ class Processor:
 
     def attempt_failed(self, call: Call, error: BaseException) -> None:
         """The function of an attempt has raised `error`: another attempt follows, or none."""
-        self._finished(call, "Failed", error)
+        self.finished(call, "Failed", error)
+        self.give_back(call)
         pause = self._pause_before_retry(call, error)
         if pause is None:
             self._run.call_failed(call, error)
@@ -199,13 +202,13 @@ class Processor:
         try:
             value = await awaitable
         except BaseException as error:
-            self._failed(call, error)
+            self.failed(call, error)
             pause = self._pause_before_retry(call, error)
             if pause is None:
                 raise
             await self._retry_later(call, pause)
             return
-        self._finished(call, "Succeeded", None)
+        self.finished(call, "Succeeded", None)
         call.place.completed(call, value)
 
     # The path with detours
@@ -243,20 +246,20 @@ class Processor:
                 args, kwargs = await self._run.with_task_resources(call, stack)
                 return await self._announced(call, args, kwargs)
         finally:
-            self._give_back(call)
+            self.give_back(call)
 
     async def _announced(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """One call under its timeout, between its Started and its Finished."""
         direct = self._executor is None and call.slot.task.mode == "inline"
         if direct and not call.slot.task.is_async:
             return await self._in_turn(call, args, kwargs)
-        self._started(call)
+        self.started(call)
         try:
             value = await self._bounded(call, args, kwargs)
         except BaseException as error:
-            self._failed(call, error)
+            self.failed(call, error)
             raise
-        self._finished(call, "Succeeded", None)
+        self.finished(call, "Succeeded", None)
         return value
 
     async def _bounded(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -303,9 +306,9 @@ class Processor:
             if is_awaitable(value):
                 value = await value
         except BaseException as failure:
-            self._failed(call, failure)
+            self.failed(call, failure)
             raise
-        self._finished(call, "Succeeded", None)
+        self.finished(call, "Succeeded", None)
         return value
 
     def _abandon_turn(self, call: Call) -> None:
@@ -317,15 +320,15 @@ class Processor:
         if is_awaitable(value):
             if hasattr(value, "close"):
                 value.close()
-            self._finished(call, "Cancelled", None)
+            self.finished(call, "Cancelled", None)
         else:
-            self._finished(call, "Succeeded" if error is None else "Failed", error)
+            self.finished(call, "Succeeded" if error is None else "Failed", error)
 
     def _take_turn(self, call: Call, turn: Event) -> None:
         if call.outcome is _ABANDONED:
             return
         try:
-            call.outcome = self._call_inline(call), None
+            call.outcome = self.call_inline(call), None
         except BaseException as error:
             call.outcome = None, error
         turn.set()
@@ -350,7 +353,8 @@ class Processor:
         call.attempt += 1
         return pause
 
-    def _started(self, call: Call) -> None:
+    def started(self, call: Call) -> None:
+        """The attempt starts: told."""
         if not self._bus.hears_tasks:
             return
         if self._run.engine.on_attempt is not None:
@@ -358,24 +362,37 @@ class Processor:
         if self._bus.listens(TaskExecutionStarted):
             self._publish(TaskExecutionStarted, call, call.attempt)
         if self._bus.listens(TaskExecutionFinished):
-            call.started = current_time()
+            call.started = self._clock()
 
-    def _failed(self, call: Call, error: BaseException) -> None:
-        self._finished(call, "Cancelled" if is_cancellation(error) else "Failed", error)
+    def failed(self, call: Call, error: BaseException) -> None:
+        """The attempt has failed, or was cancelled: told."""
+        self.finished(call, "Cancelled" if is_cancellation(error) else "Failed", error)
 
-    def _finished(self, call: Call, status: str, error: BaseException | None) -> None:
+    def finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""
         if self._bus.hears_tasks and self._bus.listens(TaskExecutionFinished):
-            duration = current_time() - call.started
+            duration = self._clock() - call.started
             self._publish(TaskExecutionFinished, call, status, duration, error)
         if call.ticket is not None and self.is_direct(call):
-            self._give_back(call)
+            self.give_back(call)
 
     def _publish(self, kind: type[TaskEvent], call: Call, *fields: Any) -> None:
         run = self._run
-        self._bus.publish(kind(run.id, current_time(), call.task_id, call.slot.name, *fields))
+        self._bus.publish(kind(run.id, self._clock(), call.task_id, call.slot.name, *fields))
 
     # The gate
+
+    def admit_now(self, call: Call) -> bool:
+        """Whether the call is admitted at once, and so starts; nothing is asked for otherwise."""
+        ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, _nothing)
+        if ticket.parked:
+            self._gate.withdraw(ticket)
+            return False
+        if ticket is not FREE:
+            call.ticket = ticket
+            self._run.tickets[ticket] = True
+            self._gate.start(ticket)
+        return True
 
     def _admit(self, call: Call) -> bool:
         """Whether the call may start now; otherwise it is parked, and made ready when it may."""
@@ -412,7 +429,7 @@ class Processor:
             self._run.tickets[call.ticket] = True
             self._gate.start(call.ticket)
 
-    def _give_back(self, call: Call) -> None:
+    def give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""
         if call.ticket is not None:
             self._run.give_back(call.ticket)
@@ -468,6 +485,10 @@ class Processor:
         ]
         named += call.kwargs.items()
         return [(name, value) for name, value in named if name not in injected]
+
+
+def _nothing() -> None:
+    """What a ticket that does not wait is resumed by."""
 
 
 class _Flight:

@@ -53,6 +53,7 @@ _serial = count(1)
 
 _TURNS: Final = [tuple(range(batch)) for batch in range(BATCH + 1)]
 
+NO_SITES: Final[Mapping[int, Callable[..., Any]]] = {}
 ABSENT: Final = object()  # the value of a register that nothing was written to
 
 
@@ -81,6 +82,7 @@ class FusedRoutine:
         self.constants = source.constants
         self.variables = source.variables
         self.task_names = source.task_names
+        self.may_skip = source.may_skip
         self.own_literals = tuple(
             (name, source.own[name]) for name in source.variables if source.own[name] < 0
         )
@@ -105,11 +107,18 @@ class FusedRoutine:
         exec(compile(self.text, self.filename, "exec"), scope)
         bound = source.names
         link = scope["link"]
-        return lambda *asked: link(perf_counter, *asked, **bound)
+        return lambda asked, tasks: link(perf_counter, *asked, **{**bound, **tasks})
 
-    def linked(self, leave: Any, pace: Any, usual: Any, literal: Any) -> Linked:
-        """The function with guards of its own; the arguments are what it asks."""
-        return Linked(self._make(leave, pace, usual, literal))
+    def linked(
+        self, asked: tuple[Any, ...], sites: Mapping[int, Callable[..., Any]] = NO_SITES
+    ) -> Linked:
+        """The function with guards of its own, which asks `asked`: leave, pace, usual, literal.
+
+        `sites` are called instead of the tasks' functions, by row.
+        """
+        code = self.routine.code
+        tasks = {f"t{code[pc].site}": site for pc, site in sites.items()}  # type: ignore[attr-defined]
+        return Linked(self._make(asked, tasks))
 
     def raised_at(self, error: BaseException) -> tuple[int, dict[str, Any]]:
         """The row at which an exception left the function, and the local variables there.
@@ -235,6 +244,7 @@ class _Iteration:
                 self._slots[row.site].name for row in routine.code if isinstance(row, isa.Invocation)
             )
         )
+        self.may_skip = any(isinstance(row, isa.Branch | isa.Choose) for row in routine.code)
         self.own = dict(self._named_refs())
         self.variables = tuple(self._variables())
         self.constants = tuple(row for row in routine.code if isinstance(row, _CONSTANT))

@@ -5,9 +5,9 @@ A loop whose iterations were interpreted often enough (`HOT`) takes its place in
 leaves; then a frame is restored, and the interpreter goes on with it at that instruction. The next
 iteration comes back here.
 
-`Watch` tells whether fused code may run at all: nobody listens to task events, no constraint
-matches its tasks, and no executor was given. It empties the guards of the code that runs when that
-may have changed.
+`Watch` tells whether fused code may call its tasks without asking anybody: nobody listens to task
+events and no constraint matches its tasks. Otherwise its calls are those of `observed` sites. When
+that may have changed it empties the guards of the code that runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from cascade.sketch import is_literal
 from cascade.structure import PLAIN
 from cascade.values import Deferred, Skipped
 from cascade.vm import isa
-from cascade.vm.fused import ABSENT, FusedRoutine, Linked, NotFusable, fuse
+from cascade.vm.fused import ABSENT, NO_SITES, FusedRoutine, Linked, NotFusable, fuse
+from cascade.vm.observed import Leave, Site
 
 if TYPE_CHECKING:
     from cascade.run import Run
@@ -87,12 +88,14 @@ class Watch:
 class HotCode:
     """What fused code carries out from its next iteration on, in a place of plan order."""
 
-    __slots__ = ("_machine", "_program", "_trampoline", "place", "rank")
+    __slots__ = ("_machine", "_observed", "_program", "_sites", "_trampoline", "place", "rank")
 
     def __init__(self, machine: Machine, trampoline: Trampoline, program: Program) -> None:
         self._machine = machine
         self._trampoline = trampoline
         self._program = program
+        self._sites: dict[int, Site] = {}  # by row, while its calls are observed
+        self._observed: tuple[int, Program, Linked] | None = None
         self.place, _, self.rank = trampoline.anchor()
 
     @property
@@ -143,6 +146,9 @@ class HotCode:
             watch.enter(linked)
             try:
                 pc, left = linked.run(*values)
+            except Leave as error:
+                self._leave(*self._left_before(error))
+                return
             except BaseException as error:
                 self._failed(error)
                 return
@@ -163,6 +169,9 @@ class HotCode:
             watch.enter(linked)
             try:
                 pc, left = await linked.run(*values)
+            except Leave as error:
+                self._leave(*self._left_before(error))
+                return
             except BaseException as error:
                 if is_cancellation(error):
                     raise
@@ -184,14 +193,41 @@ class HotCode:
         """The linked code and what it is given; None if the interpreter has to do the next one."""
         machine, fused = self._machine, self._fused
         most = self._trampoline.steps_left(self._counts_steps())
-        if machine.run.is_over or most < 1 or not machine.watch.allows(fused.task_names):
+        if machine.run.is_over or most < 1 or not machine.may_fuse(fused):
             return None
         given = self._given()
         if given is None:
             return None
         turns, limit = fused.turns(fused.batch, 0, most)
         values = (turns, limit, machine.run.slice_end, most, *given)
-        return machine.linked(self._program), values
+        return self._linked(), values
+
+    def _linked(self) -> Linked:
+        machine, fused = self._machine, self._fused
+        watch = machine.watch
+        if watch.allows(fused.task_names):
+            self._sites = {}
+            return machine.linked(self._program)
+        if self._observed is None or self._observed[:2] != (watch.version, self._program):
+            self._sites = self._made_sites()
+            bound = {pc: site.bound() for pc, site in self._sites.items()}
+            self._observed = watch.version, self._program, guards(machine, fused, bound)
+        return self._observed[2]
+
+    def _made_sites(self) -> dict[int, Site]:
+        frame, run = self._frame(None), self._machine.run
+        slots = frame.structure.slots
+        return {
+            pc: Site(run.processor, frame, slots[row.site], run.engine.gate.limits)
+            for pc, row in enumerate(self._program.routine.code)
+            if isinstance(row, isa.Invocation)
+        }
+
+    def _left_before(self, error: Leave) -> tuple[int, dict[str, Any]]:
+        """The row whose call has to wait."""
+        pc, left = self._fused.raised_at(error)
+        self._count(left["done"] + left["i"])
+        return ~pc, left
 
     # Leaving
 
@@ -219,7 +255,7 @@ class HotCode:
             frame.do_false(row)
         else:
             assert isinstance(row, isa.Invocation)
-            frame.came_back(row, left[f"r{row.dst}"])
+            frame.came_back(row, left[f"r{row.dst}"], self._sites.get(pc))
         self._machine.propagate()
 
     def _failed(self, error: BaseException) -> None:
@@ -231,7 +267,7 @@ class HotCode:
             return
         self._count(left["done"] + left["i"])
         frame, row = self._restored(pc, left, True)
-        frame.raised(row, error)
+        frame.raised(row, error, self._sites.get(pc))
         self._machine.propagate()
 
     def _restored(
@@ -375,8 +411,10 @@ def fused_or_reason(program: Program) -> FusedRoutine | str:
         return str(reason)
 
 
-def guards(machine: Machine, fused: FusedRoutine) -> Linked:
-    """Fused code with the guards of one run."""
+def guards(
+    machine: Machine, fused: FusedRoutine, sites: Mapping[int, Callable[..., Any]] = NO_SITES
+) -> Linked:
+    """Fused code with the guards of one run, and with sites for its calls if they are observed."""
     run, watch = machine.run, machine.watch
     tier = run.engine.fused_tier
 
@@ -424,5 +462,6 @@ def guards(machine: Machine, fused: FusedRoutine) -> Linked:
             return True
         return is_literal(value)
 
-    linked = fused.linked(leave, pace_async if fused.is_async else pace, usual, literal)
+    asked = (leave, pace_async if fused.is_async else pace, usual, literal)
+    linked = fused.linked(asked, sites)
     return linked

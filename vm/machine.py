@@ -23,6 +23,7 @@ from cascade.evaluation import (
     CONDITION_FALSE,
     PlannedEvaluation,
 )
+from cascade.events import TaskSkipped
 from cascade.executor import surfacing
 from cascade.plan import Plan
 from cascade.run import Run
@@ -40,6 +41,7 @@ from cascade.vm.verify import verify, verify_routine
 if TYPE_CHECKING:
     from cascade.engine import Engine
     from cascade.processor import Call
+    from cascade.vm.observed import Site
 
 NOTHING_GIVEN: Final[Given] = frozenset()
 MOST_VARIANTS: Final = 256  # of the routines of one structure: by the arguments that are given
@@ -261,8 +263,14 @@ class Machine(Strategy):
         return (
             isinstance(fused, FusedRoutine)
             and fused.accepts(overrides)
-            and self.may_run(fused.task_names)
+            and self.may_fuse(fused)
         )
+
+    def may_fuse(self, fused: FusedRoutine) -> bool:
+        """Whether fused code may run, with its calls observed if it has to be."""
+        if self.run.engine.executor is not None:
+            return False
+        return not fused.may_skip or not self.run.bus.listens(TaskSkipped)
 
     def may_run(self, task_names: tuple[str, ...]) -> bool:
         """Whether tasks of these names may be called without asking anybody."""
@@ -430,18 +438,34 @@ class Frame(PlannedEvaluation):
         """The target has its value: all of its code is done."""
         self._end(value)
 
-    def came_back(self, row: isa.Invocation, value: Any) -> None:
-        """The function that the row calls, by other code than the interpreter, gave `value`."""
-        call = self.call(row)
+    def came_back(self, row: isa.Invocation, value: Any, site: Site | None = None) -> None:
+        """The function that the row calls, by other code than the interpreter, gave `value`.
+
+        `site` is where the call was observed, if it was.
+        """
+        call = self._begun(row, site)
         try:
-            self._machine.run.processor.came_back(call, value)
+            if site is not None and site.is_told:
+                self.completed(call, value)
+            else:
+                self._machine.run.processor.came_back(call, value)
         except BaseException as error:
             self._machine.run.call_failed(call, error)
 
-    def raised(self, row: isa.Instruction, error: BaseException) -> None:
+    def _begun(self, row: isa.Invocation, site: Site | None) -> Call:
+        """The call of a row that was begun elsewhere."""
+        call = self.call(row)
+        if site is not None:
+            call.started = site.call.started
+            call.ticket, site.call.ticket = site.call.ticket, None
+        return call
+
+    def raised(
+        self, row: isa.Instruction, error: BaseException, site: Site | None = None
+    ) -> None:
         """What other code than the interpreter did for the row has raised `error`."""
         if isinstance(row, isa.Invocation):
-            call = self.call(row)
+            call = self._begun(row, site)
             self._machine.run.processor.attempt_failed(call, surfacing(call.slot.name, error))
         elif isinstance(error, Exception):
             self.failed(row, error)

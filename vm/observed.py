@@ -1,0 +1,91 @@
+"""Calls of fused code while somebody listens to its tasks, or while constraints match them.
+
+The code stays the same; its tasks are bound to sites that do around each call what the interpreter
+does: ask the gate, announce the attempt, tell how it ended, give back what it held. A call that the
+gate does not admit at once leaves the code before it is made (`Leave`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cascade.cancellation import is_cancellation
+from cascade.executor import is_awaitable
+from cascade.expressions import NO_KWARGS
+from cascade.processor import Call
+
+if TYPE_CHECKING:
+    from cascade.processor import Processor
+    from cascade.structure import Slot
+    from cascade.vm.machine import Frame
+
+NO_AMOUNTS: Mapping[str, Any] = {}
+
+
+class Leave(Exception):
+    """The call has to wait: the interpreter makes it."""
+
+
+class NamedCall(Call):
+    """A call whose id is known: it is told of in each iteration."""
+
+    __slots__ = ("known_id",)
+
+    @property
+    def task_id(self) -> str:
+        """The id of the node that this call executes."""
+        return self.known_id
+
+
+class Site:
+    """One call of fused code. `is_told` says that its last attempt was told to have ended."""
+
+    __slots__ = ("_gated", "_processor", "call", "is_told")
+
+    def __init__(
+        self, processor: Processor, frame: Frame, slot: Slot, limits: Callable[[str], bool]
+    ) -> None:
+        self._processor = processor
+        self._gated = limits(slot.name)
+        rank = frame.rank(slot.index)
+        self.call = NamedCall(frame, slot.index, rank, slot, (), NO_KWARGS, NO_AMOUNTS)
+        self.call.known_id = frame.task_id(slot.index)
+        self.is_told = False
+
+    def bound(self) -> Callable[..., Any]:
+        """What stands for the task's function in the code."""
+        return self._awaited if self.call.slot.task.is_async else self._called
+
+    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        call = self.call
+        call.args = args
+        call.kwargs = kwargs
+        call.attempt = 1
+        self.is_told = False
+        if self._gated and not self._processor.admit_now(call):
+            raise Leave
+        return call
+
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
+        call = self._begin(args, kwargs)
+        value = self._processor.call_inline(call)
+        if not is_awaitable(value):
+            self._processor.finished(call, "Succeeded", None)
+            self.is_told = True
+        return value
+
+    async def _awaited(self, *args: Any, **kwargs: Any) -> Any:
+        call, processor = self._begin(args, kwargs), self._processor
+        processor.started(call)
+        try:
+            value = await call.slot.task.func(*args, **kwargs)
+        except BaseException as error:
+            if is_cancellation(error):
+                processor.failed(call, error)
+                processor.give_back(call)
+            raise
+        processor.finished(call, "Succeeded", None)
+        processor.give_back(call)
+        self.is_told = True
+        return value
