@@ -355,14 +355,17 @@ class Processor:
 
     def started(self, call: Call) -> None:
         """The attempt starts: told."""
-        if not self._bus.hears_tasks:
+        bus, run = self._bus, self._run
+        if not bus.hears_tasks:
             return
-        if self._run.engine.on_attempt is not None:
-            self._run.engine.on_attempt(call)
-        if self._bus.listens(TaskExecutionStarted):
-            self._publish(TaskExecutionStarted, call, call.attempt)
-        if self._bus.listens(TaskExecutionFinished):
-            call.started = self._clock()
+        if run.engine.on_attempt is not None:
+            run.engine.on_attempt(call)
+        now = call.started = self._clock()
+        handlers = bus.handlers(TaskExecutionStarted)
+        if handlers:
+            name = call.slot.name
+            event = TaskExecutionStarted(run.id, now, call.task_id, name, call.attempt)
+            bus.deliver(event, handlers)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The attempt has failed, or was cancelled: told."""
@@ -370,9 +373,20 @@ class Processor:
 
     def finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""
-        if self._bus.hears_tasks and self._bus.listens(TaskExecutionFinished):
-            duration = self._clock() - call.started
-            self._publish(TaskExecutionFinished, call, status, duration, error)
+        bus = self._bus
+        handlers = bus.handlers(TaskExecutionFinished) if bus.hears_tasks else None
+        if handlers:
+            now = self._clock()
+            event = TaskExecutionFinished(
+                self._run.id,
+                now,
+                call.task_id,
+                call.slot.name,
+                status,
+                now - call.started,
+                error,
+            )
+            bus.deliver(event, handlers)
         if call.ticket is not None and self.is_direct(call):
             self.give_back(call)
 

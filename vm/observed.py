@@ -41,7 +41,7 @@ class NamedCall(Call):
 class Site:
     """One call of fused code. `is_told` says that its last attempt was told to have ended."""
 
-    __slots__ = ("_gated", "_processor", "call", "is_told")
+    __slots__ = ("_gated", "_processor", "_usual", "call", "is_told")
 
     def __init__(
         self, processor: Processor, frame: Frame, slot: Slot, limits: Callable[[str], bool]
@@ -52,6 +52,7 @@ class Site:
         self.call = NamedCall(frame, slot.index, rank, slot, (), NO_KWARGS, NO_AMOUNTS)
         self.call.known_id = frame.task_id(slot.index)
         self.is_told = False
+        self._usual: type[Any] | None = None  # the class of the last value that was no awaitable
 
     def bound(self) -> Callable[..., Any]:
         """What stands for the task's function in the code."""
@@ -70,7 +71,8 @@ class Site:
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         call = self._begin(args, kwargs)
         value = self._processor.call_inline(call)
-        if not is_awaitable(value):
+        if value.__class__ is self._usual or not is_awaitable(value):
+            self._usual = value.__class__
             self._processor.finished(call, "Succeeded", None)
             self.is_told = True
         return value
