@@ -13,7 +13,7 @@ from enum import Enum
 from fractions import Fraction
 from math import isfinite
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
 
 from cascade.errors import did_you_mean
 from cascade.retry import ExceptionTypes, RetryPolicy, check_number
@@ -59,25 +59,26 @@ class Expression(Generic[T_co]):
             "write expression.run_if(condition) or cs.Router(selector=..., routes={...})"
         )
 
-    def __iter__(self) -> Iterator[Any]:
-        raise TypeError(
-            f"{self._described()} cannot be iterated before it runs; "
-            "write task.map(parameter=expression) to run a task for each of its items"
-        )
-
-    def __len__(self) -> NoReturn:
-        raise TypeError(
-            f"{self._described()} has no length before it runs; "
-            "pass it to a task that takes the length of its value"
-        )
-
-    def __getitem__(self, key: Any) -> NoReturn:
-        raise TypeError(
-            f"{self._described()} cannot be indexed before it runs; "
-            f"write a task that takes the value and returns value[{key!r}]"
-        )
-
+    # Type checkers do not see what is there only to say what to write instead.
     if not TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Any]:
+            raise TypeError(
+                f"{self._described()} cannot be iterated before it runs; "
+                "write task.map(parameter=expression) to run a task for each of its items"
+            )
+
+        def __len__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} has no length before it runs; "
+                "pass it to a task that takes the length of its value"
+            )
+
+        def __getitem__(self, key: Any) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} cannot be indexed before it runs; "
+                f"write a task that takes the value and returns value[{key!r}]"
+            )
 
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("__") or name in _SLOTS:
@@ -87,11 +88,11 @@ class Expression(Generic[T_co]):
                 "by a task that gets the value as an argument"
             )
 
-    def __await__(self) -> NoReturn:
-        raise TypeError(
-            f"{self._described()} cannot be awaited; "
-            "write await cs.run_async(expression), or pass it to another task as an argument"
-        )
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} cannot be awaited; "
+                "write await cs.run_async(expression), or pass it to another task as an argument"
+            )
 
 
 class Policies:
@@ -293,6 +294,17 @@ class Router(Expression[T_co]):
 
     __slots__ = ("default", "routes", "selector")
 
+    @overload
+    def __init__(
+        self: Router[T],
+        selector: Any,
+        routes: Mapping[Any, Expression[T]],
+        default: Expression[T] | Nothing = NOTHING,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Router[Any], selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING
+    ) -> None: ...
     def __init__(self, selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING) -> None:
         if not isinstance(routes, Mapping):
             raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from cascade.expressions import NOTHING, JumpSelector, Lazy, LazyResult, Route
+from cascade.expressions import NOTHING, Expression, JumpSelector, Lazy, LazyResult, Route
 
-T = TypeVar("T")
+L = TypeVar("L", bound=Lazy[Any])
 
 
+@overload
+def sequence(expressions: tuple[*tuple[Expression[Any], ...], L]) -> L: ...
+@overload
+def sequence(expressions: Sequence[L]) -> L: ...
+@overload
+def sequence(expressions: Sequence[Expression[Any]]) -> Any: ...
 def sequence(expressions: Sequence[Any]) -> Any:
     """Each runs after the one before; the value is the last one's. Returns the last.
 
@@ -26,6 +32,14 @@ def sequence(expressions: Sequence[Any]) -> Any:
     return chain[-1]
 
 
+@overload
+def pipeline(
+    initial: Any, steps: tuple[*tuple[Callable[[Any], Any], ...], Callable[[Any], L]]
+) -> L: ...
+@overload
+def pipeline(initial: Any, steps: Iterable[Callable[[Any], L]]) -> L: ...
+@overload
+def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> Any: ...
 def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> Any:
     """Each step is called with the expression before it, the first with `initial`.
 
@@ -57,7 +71,7 @@ def select_jump(routes: Mapping[Any, Route]) -> JumpSelector:
     return JumpSelector(routes)
 
 
-def bind(node: LazyResult[T], selector: JumpSelector) -> LazyResult[T]:
+def bind(node: LazyResult[Any], selector: JumpSelector) -> LazyResult[Any]:
     """Make `node` a loop: `selector` serves the Jumps it returns. Returns the node.
 
     Bound again, the new routes replace the earlier ones. Raises `TypeError` for another node.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.expressions import NOTHING, Expression
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _type = type  # `type` is a parameter's name below
@@ -28,6 +29,14 @@ class Param(Expression[T]):
     @overload
     def __init__(
         self: Param[str], name: str, default: Any = NOTHING, *, description: str = ""
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Param[S | None],
+        name: str,
+        default: None,
+        type: Callable[..., S],
+        description: str = "",
     ) -> None: ...
     @overload
     def __init__(

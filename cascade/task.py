@@ -16,6 +16,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    Concatenate,
     Final,
     Generic,
     Literal,
@@ -28,13 +29,17 @@ from typing import (
 from cascade.expressions import (
     NO_KWARGS,
     Expression,
+    Jump,
     LazyResult,
     MappedLazyResult,
+    TailCall,
     unknown_names,
 )
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+Control = Jump | TailCall
 Mode = Literal["inline", "thread", "process"]
 MODES = ("inline", "thread", "process")
 
@@ -127,6 +132,14 @@ class Task(Generic[P, R]):
         """
         return self.parameters.override(f"{what} of task {self.name!r}", args, kwargs, is_method)
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
+    @overload
+    def __get__(
+        self: Task[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> Task[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundTask(self, instance)
 
@@ -142,13 +155,13 @@ class Task(Generic[P, R]):
         __wrapped__: Callable[..., Any]
 
 
-class BoundTask(Generic[P, R]):
+class BoundTask(Generic[R]):
     """A Task taken from an instance: `self` is bound, as data like any argument."""
 
     __slots__ = ("instance", "task")
     is_task: ClassVar[bool] = True
 
-    def __init__(self, task: Task[P, R], instance: Any) -> None:
+    def __init__(self, task: Task[..., R], instance: Any) -> None:
         self.task = task
         self.instance = instance
 
@@ -171,10 +184,9 @@ class BoundTask(Generic[P, R]):
         return f"<BoundTask {self.task.name} of {self.instance!r}>"
 
 
-@overload
-def task(function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
-@overload
-def task(function: Callable[P, R], /) -> Task[P, R]: ...
+# The value of a task is what comes of it in the end, so Jumps and TailCalls are left out of its
+# type, and an expression that it returns counts as that expression's value. The order matters:
+# type checkers take the first overload that fits.
 @overload
 def task(
     function: None = None,
@@ -187,7 +199,17 @@ def task(
 ) -> _TaskDecorator: ...
 @overload
 def task(
-    function: Callable[P, Awaitable[R]],
+    function: Callable[P, Control | Awaitable[Control]],
+    /,
+    *,
+    name: str | None = None,
+    pure: bool = False,
+    mode: Mode = "inline",
+    version: str | int | None = None,
+) -> Task[P, Any]: ...
+@overload
+def task(
+    function: Callable[P, Expression[R] | Control | Awaitable[Expression[R] | Control]],
     /,
     *,
     name: str | None = None,
@@ -197,7 +219,17 @@ def task(
 ) -> Task[P, R]: ...
 @overload
 def task(
-    function: Callable[P, R],
+    function: Callable[P, Awaitable[R | Expression[R] | Control]],
+    /,
+    *,
+    name: str | None = None,
+    pure: bool = False,
+    mode: Mode = "inline",
+    version: str | int | None = None,
+) -> Task[P, R]: ...
+@overload
+def task(
+    function: Callable[P, R | Expression[R] | Control],
     /,
     *,
     name: str | None = None,
@@ -235,9 +267,21 @@ if TYPE_CHECKING:
 
     class _TaskDecorator:
         @overload
-        def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+        def __call__(
+            self, function: Callable[P, Control | Awaitable[Control]], /
+        ) -> Task[P, Any]: ...
         @overload
-        def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+        def __call__(
+            self,
+            function: Callable[P, Expression[R] | Control | Awaitable[Expression[R] | Control]],
+            /,
+        ) -> Task[P, R]: ...
+        @overload
+        def __call__(
+            self, function: Callable[P, Awaitable[R | Expression[R] | Control]], /
+        ) -> Task[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R | Expression[R] | Control], /) -> Task[P, R]: ...
         def __call__(self, function: Callable[..., Any], /) -> Any: ...
 
 
