@@ -20,7 +20,16 @@ def sequence(expressions: Sequence[Expression[Any]]) -> Any: ...
 def sequence(expressions: Sequence[Any]) -> Any:
     """Each runs after the one before; the value is the last one's. Returns the last.
 
-    Raises `ValueError` for none at all, `TypeError` for what cannot run after something.
+    It chains `.after`: one that is skipped skips those that follow. Raises `ValueError` for none
+    at all, `TypeError` for what cannot run after something.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def show(text):
+    ...     print(text)
+    >>> cs.run(cs.sequence([show("first"), show("second")]))
+    first
+    second
     """
     chain = list(expressions)
     if not chain:
@@ -46,6 +55,13 @@ def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> Any:
     Steps are Tasks, or functions of an expression that return one. A step that its own `run_if`
     skips passes its input on. Returns the last expression, `initial` if there are no steps.
     Raises `TypeError` for a step that gives no task call.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def double(x):
+    ...     return 2 * x
+    >>> cs.run(cs.pipeline(1, [double, lambda x: double(x).run_if(False), double]))
+    4
     """
     value = initial
     for step in steps:

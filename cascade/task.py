@@ -47,6 +47,10 @@ MODES = ("inline", "thread", "process")
 class Task(Generic[P, R]):
     """A callable whose calls give a `LazyResult` of its value. Made by `cs.task`.
 
+    A call runs nothing. It checks its arguments against the signature (`TypeError`, at the line
+    of the call); an expression may stand for any of them. Taken from an instance, the Task of a
+    method has its `self`.
+
     It keeps the function's name, docstring, signature and `__wrapped__`; `task.func(...)` is the
     plain call. `.name`, `.mode`, `.pure`, `.version`, `.is_async`, `.signature` tell about it.
     """
@@ -113,6 +117,13 @@ class Task(Generic[P, R]):
         Iterables, or expressions that give one, by parameter name, of equal length. An iterator
         is read into a tuple here. Raises `TypeError` for what cannot be iterated (str and bytes
         too) and for names that do not fit the signature, `ValueError` for different lengths.
+
+        >>> import cascade as cs
+        >>> @cs.task
+        ... def add(x, y=10):
+        ...     return x + y
+        >>> cs.run(add.map(x=[1, 2, 3]))
+        [11, 12, 13]
         """
         return _mapped(self, iterables, NO_KWARGS)
 
@@ -248,15 +259,21 @@ def task(
 ) -> Any:
     """Make a Task of a function, async function, method or callable object.
 
-    `pure`: equal arguments give equal results, without side effects. `mode`: "inline" runs a sync
-    function on the event loop's thread, "thread" in a worker thread, "process" in a worker
-    process. `version` becomes part of cache keys. Raises `TypeError` for what cannot be a task.
+    Bare or with options, as a decorator or as a call. `name` (the function's own) is what
+    constraints match and events show. `pure`: equal arguments give equal results, without side
+    effects, so equal calls may be one. `mode`: "inline" runs a sync function on the event loop's
+    thread, "thread" in a worker thread, "process" in a worker process; an async function is
+    always on the loop. `version` (a str or int) becomes part of cache keys.
 
-    >>> @task
+    Raises `TypeError` for what cannot be a task (a generator function, an async function with
+    another mode, a local function in a process), `ValueError` for an unknown mode.
+
+    >>> import cascade as cs
+    >>> @cs.task
     ... def double(x: int) -> int:
     ...     return 2 * x
-    >>> double(4), double.func(4)
-    (<LazyResult double>, 8)
+    >>> double(4), double.func(4), cs.run(double(double(4)))
+    (<LazyResult double>, 8, 16)
     """
     if function is None:
         return lambda func: Task(func, name=name, pure=pure, mode=mode, version=version)

@@ -1,0 +1,86 @@
+"""docs/reference/ is made from the code, and shows every public name."""
+
+import inspect
+import re
+import runpy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cascade as cs
+import cascade.testing
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL: dict[str, Any] = runpy.run_path(str(ROOT / "tools" / "reference.py"))
+PAGES: dict[str, str] = TOOL["Reference"]().pages
+
+
+def test_every_public_name_stands_on_exactly_one_page() -> None:
+    """The pages together have a heading for each name of `cascade` and `cascade.testing`."""
+    headings = [
+        heading
+        for file, text in PAGES.items()
+        if file != "README.md"
+        for heading in re.findall(r"^## (\S+)$", text, flags=re.MULTILINE)
+    ]
+    assert Counter(headings) == Counter([*cs.__all__, *cascade.testing.__all__])
+
+
+def test_the_pages_are_up_to_date() -> None:
+    """What stands in docs/reference/ is what the code gives now: `make docs` writes it."""
+    written = {path.name: path.read_text(encoding="utf-8") for path in TOOL["FOLDER"].glob("*.md")}
+    assert sorted(written) == sorted(PAGES)
+    for file, text in PAGES.items():
+        assert written[file] == text, f"docs/reference/{file} is out of date; run make docs"
+
+
+@pytest.mark.parametrize("file", PAGES)
+def test_every_entry_says_something(file: str) -> None:
+    """Each class, function, method and property on the pages has a docstring of its own."""
+    entries = re.split(r"^#{2,3} ", PAGES[file], flags=re.MULTILINE)[1:]
+    silent = [
+        entry.split("\n", 1)[0]
+        for entry in entries
+        if not re.sub(r"```pyi\n.*?```", "", entry, flags=re.DOTALL).partition("\n")[2].strip()
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", sorted(TOOL["INTERNAL"] | TOOL["MADE_BY_CASCADE"]))
+def test_the_exceptions_name_what_exists(name: str) -> None:
+    """What the tool leaves out is there to be left out."""
+    kind, _, member = name.partition(".")
+    if not member:
+        assert inspect.isclass(getattr(cs, kind))
+        return
+    owners = [owner for each in cs.__all__ for owner in getattr(getattr(cs, each), "__mro__", ())]
+    assert any(owner.__name__ == kind and member in vars(owner) for owner in owners)
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link in README.md and docs/ leads to a file, and to a heading of it."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not leads_somewhere(page, target)
+    ]
+    assert broken == []
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    file, _, anchor = target.partition("#")
+    path = (page.parent / file).resolve() if file else page
+    if not path.exists():
+        return False
+    return not anchor or anchor in anchors(path.read_text(encoding="utf-8"))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that Markdown viewers make of the headings."""
+    headings = re.findall(r"^#+ +(.*)$", text, flags=re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.strip().replace(" ", "-") for heading in plain}
