@@ -9,10 +9,10 @@ READY := $(VENV)/ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 # -P keeps the checkout off sys.path: there ./cascade lacks the packages that live in other folders.
 RUN := $(VENV)/bin/python -P
 
-.PHONY: help run test differential bench coverage lint format types docs clean
+.PHONY: help run test differential bench peers coverage lint format types docs clean
 
 help:
-	@echo 'make run | test | differential N=... | bench | coverage | lint | format | types | docs | clean   (ARGS="..." is passed on)'
+	@echo 'make run | test | differential N=... | bench | peers | coverage | lint | format | types | docs | clean   (ARGS="..." is passed on)'
 
 run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
@@ -25,6 +25,9 @@ differential: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python bench/run.py $(ARGS)
+
+peers: $(READY)
+	$(VENV)/bin/python bench/peers/compare.py $(ARGS)
 
 coverage: $(READY)
 	$(RUN) -m coverage run -m pytest $(ARGS)
@@ -45,7 +48,7 @@ docs: $(READY)
 	$(RUN) tools/reference.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) bench/peers/.venvs build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml
