@@ -33,7 +33,7 @@ def to_json(target: Any) -> dict[str, Any]:
     >>> @cs.task
     ... def add(x, y):
     ...     return x + y
-    >>> told = to_json(add(add(1, 2), cs.Param("n", type=int)))
+    >>> told = cs.to_json(add(add(1, 2), cs.Param("n", type=int)))
     >>> [node["id"] for node in told["nodes"]], told["target"]
     (['add#0', 'add#1'], 'add#1')
     >>> told["edges"][0]

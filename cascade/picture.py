@@ -20,7 +20,7 @@ def visualize(target: Any) -> Picture:
     >>> @cs.task
     ... def add(x, y):
     ...     return x + y
-    >>> print(visualize(add(add(1, 2), 3)))
+    >>> print(cs.visualize(add(add(1, 2), 3)))
     flowchart TD
       n0["add#0"]
       n1["add#1"]

@@ -64,7 +64,7 @@ def record(bus: MessageBus, *, limit: int = LIMIT) -> Recording:
 
     >>> import cascade as cs
     >>> bus = cs.MessageBus()
-    >>> with record(bus) as recording:
+    >>> with cs.record(bus) as recording:
     ...     bus.publish(cs.RunStarted("run", 0.0, "target", {}))
     >>> recording, [type(event).__name__ for event in recording]
     (<Recording of 1 events, 0 dropped>, ['RunStarted'])
@@ -78,7 +78,7 @@ def event_to_json(event: Event) -> dict[str, Any]:
     An error is its type and its message; other values are plain data, or told by their type.
 
     >>> import cascade as cs
-    >>> event_to_json(cs.TaskSkipped("run", 0.5, "a#0", "a", "CacheHit"))["event"]
+    >>> cs.event_to_json(cs.TaskSkipped("run", 0.5, "a#0", "a", "CacheHit"))["event"]
     'TaskSkipped'
     """
     told: dict[str, Any] = {"event": type(event).__name__}

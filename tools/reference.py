@@ -18,6 +18,7 @@ from typing import Any
 import cascade
 import cascade.testing
 
+MARK = "This page is made from the code by `make docs`."
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 WIDTH = 88  # of a signature on one line
 
@@ -87,6 +88,15 @@ PAGES = (
         ),
     ),
     Page(
+        "pictures-and-records.md",
+        "Pictures and records",
+        "What shows a workflow before it runs, and what it did afterwards.",
+        (
+            *("visualize", "Picture", "to_json"),
+            *("record", "Recording", "event_to_json", "chrome_trace"),
+        ),
+    ),
+    Page(
         "errors.md",
         "Errors",
         "When each is raised, and what to do about it, is in [errors](../errors.md).",
@@ -120,7 +130,7 @@ MADE_BY_CASCADE = frozenset(
     {
         *("Task", "LazyResult", "MappedLazyResult", "JumpSelector", "ConstraintManager"),
         *("ConstraintStatistics", "EngineStatistics", "ResourceDefinition", "Blueprint"),
-        *("BuiltGraph", "Graph", "Node", "Edge"),
+        *("BuiltGraph", "Graph", "Node", "Edge", "Recording"),
     }
 )
 
@@ -157,16 +167,19 @@ class Reference:
         for page in PAGES:
             names = ", ".join(f"[`{name}`]({page.file}#{name.lower()})" for name in page.names)
             rows.append(f"| [{page.title}]({page.file}) | {names} |")
+        for path in sorted(FOLDER.glob("*.md")):
+            text = path.read_text(encoding="utf-8")
+            if path.name != "README.md" and MARK not in text:  # written by hand
+                rows.append(f"| [{text.partition(chr(10))[0].lstrip('# ')}]({path.name}) | |")
         return (
-            "# Reference\n\n"
-            "Every public name, with its signature and its docstring. `cs` is `cascade`: write "
-            "`import cascade as cs`.\n"
-            "These pages are made from the code by `make docs`.\n\n"
+            f"# Reference\n\n{MARK}\n\n"
+            "Every public name stands on one page, with its signature and its docstring. `cs` is "
+            "`cascade`: write `import cascade as cs`.\n\n"
             "| page | names |\n| --- | --- |\n" + "\n".join(rows) + "\n"
         )
 
     def _page(self, page: Page) -> str:
-        parts = [f"# {page.title}", page.about, "This page is made from the code by `make docs`."]
+        parts = [f"# {page.title}", page.about, MARK]
         for name in page.names:
             parts += self._entry(name, getattr(page.module, name), page.prefix)
         return "\n\n".join(parts) + "\n"
@@ -319,11 +332,17 @@ def _fenced(tag: str, text: str) -> str:
     return f"```{tag}\n{text}\n```"
 
 
+def made_pages() -> dict[str, str]:
+    """The pages in docs/reference/ that this tool made, as they are now."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    return {file: text for file, text in texts.items() if MARK in text}
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     pages = Reference().pages
-    for stale in set(FOLDER.glob("*.md")) - {FOLDER / file for file in pages}:
-        stale.unlink()
+    for file in made_pages().keys() - pages:
+        (FOLDER / file).unlink()
     for file, text in pages.items():
         (FOLDER / file).write_text(text, encoding="utf-8")
     print(f"wrote {len(pages)} pages to {FOLDER}")
