@@ -91,3 +91,32 @@ def anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ +(.*)$", text, flags=re.MULTILINE)
     plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
     return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+def test_the_table_of_errors_is_complete() -> None:
+    """docs/errors.md has each error of Cascade's own, with its builtin and its fields."""
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[?`(\w+)`\S* \| `(\w+)` \| .*? \| (.*?) ?\|$", page, re.MULTILINE)
+    told = {name: (builtin, re.findall(r"`(\w+)`", fields)) for name, builtin, fields in rows}
+    assert told == {
+        name: (error.__bases__[1].__name__, fields_of(error))
+        for name in cs.__all__
+        if (error := getattr(cs, name)) is not cs.CascadeError
+        and inspect.isclass(error)
+        and issubclass(error, cs.CascadeError)
+    }
+
+
+def fields_of(error: type[Exception]) -> list[str]:
+    return list(inspect.signature(error).parameters) if "__init__" in vars(error) else []
+
+
+def test_every_error_is_shown_on_the_page_of_errors() -> None:
+    """The page has an example, with its message, of each but the machine's own."""
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^(\w+Error): ", page, re.MULTILINE))
+    rows = set(re.findall(r"^\| \[`(\w+)`\]", page, re.MULTILINE))
+    assert rows - shown == set()
+    assert rows | {"CascadeError", "VerifyError"} == {
+        name for name in cs.__all__ if name.endswith("Error")
+    }
