@@ -45,14 +45,14 @@ class RunFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class ResourceAcquired(Event):
-    """A resource was set up."""
+    """The resource `resource_name` was set up; what injects it may start."""
 
     resource_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceReleased(Event):
-    """A resource was torn down."""
+    """The resource `resource_name` was torn down, whether or not that failed."""
 
     resource_name: str
 

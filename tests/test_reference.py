@@ -117,6 +117,4 @@ def test_every_error_is_shown_on_the_page_of_errors() -> None:
     shown = set(re.findall(r"^(\w+Error): ", page, re.MULTILINE))
     rows = set(re.findall(r"^\| \[`(\w+)`\]", page, re.MULTILINE))
     assert rows - shown == set()
-    assert rows | {"CascadeError"} == {
-        name for name in cs.__all__ if name.endswith("Error")
-    }
+    assert rows | {"CascadeError"} == {name for name in cs.__all__ if name.endswith("Error")}
