@@ -55,6 +55,7 @@ from cascade.interpreter import GraphExecutionStrategy
 from cascade.picture import Picture, visualize
 from cascade.plan import parameters
 from cascade.records import Recording, chrome_trace, event_to_json, record
+from cascade.report import report
 from cascade.resources import ResourceDefinition, inject, resource
 from cascade.retry import RetryPolicy
 from cascade.solver import ExecutionPlan, NativeSolver, Solver
@@ -137,6 +138,7 @@ __all__ = [
     "parameters",
     "pipeline",
     "record",
+    "report",
     "resource",
     "run",
     "run_async",

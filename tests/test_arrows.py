@@ -26,10 +26,11 @@ LAYERS = (
     ("solver", "executor", "cache"),
     ("plan", "processor"),
     ("run", "trampoline", "description"),
-    ("evaluation", "picture"),
+    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
-    ("compiler",),
-    ("engine",),
+    ("compiler", "blame"),
+    ("engine", "page"),
+    ("report",),
     ("agreement", "testing", "cli", "__main__", "__init__"),
 )
 
@@ -37,7 +38,7 @@ LAYERS = (
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
-    ("evaluation", "picture"),
+    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
 }
 
