@@ -85,11 +85,17 @@ def collect(name: str, *, quick: bool) -> Iterator[Record]:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
-def section(records: Sequence[Record], size: Size) -> str:
+def machine() -> str:
+    """The interpreter and the machine, and how busy others keep it."""
+    busy = f", load average {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {os.cpu_count()} cores, {platform.system()}{busy}"
+
+
+def section(where: str, records: Sequence[Record], size: Size) -> str:
     """The machine, the table and how each peer did its work, as Markdown."""
-    machine = f"CPython {records[0]['python']}, {os.cpu_count()} cores, {platform.system()}"
     titles = {name: work.title for name, work in works(size).items()}
-    measured = f"Measured on {machine}."
+    measured = f"Measured on {where}."
     return "\n\n".join((measured, table(records, titles), ways(records, titles)))
 
 
@@ -186,12 +192,13 @@ def main() -> None:
         parser.error("--write takes a full table: leave out --quick and the names of peers")
     if options.write:
         around(PAGE)  # before the minutes that measuring takes
+    where = machine()
     records: list[Record] = []
     for name in options.peers or PROGRAMS:
         for record in collect(name, quick=options.quick):
             tell(f"{record['peer']}, {record['work']}: {cell(record)}")
             records.append(record)
-    text = section(records, QUICK if options.quick else FULL)
+    text = section(where, records, QUICK if options.quick else FULL)
     print(text)
     if options.write:
         write(PAGE, text)
