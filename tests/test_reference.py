@@ -25,7 +25,8 @@ def test_every_public_name_stands_on_exactly_one_page() -> None:
         if file != "README.md"
         for heading in re.findall(r"^## (\S+)$", text, flags=re.MULTILINE)
     ]
-    assert Counter(headings) == Counter([*cs.__all__, *cascade.testing.__all__])
+    public = Counter([*cs.__all__, *cascade.testing.__all__])
+    assert Counter(headings) == public, "PAGES in tools/reference.py says what stands where"
 
 
 def test_the_pages_are_up_to_date() -> None:

@@ -93,7 +93,7 @@ PAGES = (
         "What shows a workflow before it runs, and what it did afterwards.",
         (
             *("visualize", "Picture", "to_json"),
-            *("record", "Recording", "event_to_json", "chrome_trace"),
+            *("record", "Recording", "event_to_json", "chrome_trace", "report"),
         ),
     ),
     Page(
