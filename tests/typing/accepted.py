@@ -236,6 +236,7 @@ class Job:
     work: cs.Task[..., int]
 
 
+call: Callable[[int], cs.LazyResult[int]] = double
 solver: cs.Solver = Stages()
 policy: cs.CachePolicy = cs.FileExistenceCache("a")
 backend: cs.StateBackend = cs.InMemoryStateBackend()
