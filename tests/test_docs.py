@@ -4,8 +4,7 @@ In README.md and docs/, each fenced block of Python runs, in order, all blocks o
 namespace, which is the ``__main__`` module, in an empty working directory. A block with ``>>>`` is
 a doctest; any other is a program, and if a ``text``, ``output`` or ``mermaid`` block follows at
 once, this is what it prints (a viewer draws the last). ``<!-- not run: reason -->`` before a block
-leaves it out. Doctests of the modules
-run too.
+leaves it out. Doctests of the modules run too.
 """
 
 import contextlib
