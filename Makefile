@@ -9,10 +9,10 @@ READY := $(VENV)/ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 # -P keeps the checkout off sys.path: there ./cascade lacks the packages that live in other folders.
 RUN := $(VENV)/bin/python -P
 
-.PHONY: help run test differential bench peers coverage lint format types clean
+.PHONY: help run test differential bench peers coverage lint format types docs clean
 
 help:
-	@echo 'make run | test | differential N=... | bench | peers | coverage | lint | format | types | clean   (ARGS="..." is passed on)'
+	@echo 'make run | test | differential N=... | bench | peers | coverage | lint | format | types | docs | clean   (ARGS="..." is passed on)'
 
 run: $(READY)
 	$(VENV)/bin/python examples/stdlib_rank.py $(ARGS)
@@ -43,6 +43,9 @@ format: $(READY)
 
 types: $(READY)
 	$(VENV)/bin/python tools/typecheck.py
+
+docs: $(READY)
+	$(RUN) tools/reference.py
 
 clean:
 	rm -rf $(VENV) bench/peers/.venvs build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

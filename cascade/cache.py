@@ -51,8 +51,8 @@ class Hit(Generic[T_co]):
 class CachePolicy(Protocol):
     """Where the values of a task are kept; one policy may serve many tasks.
 
-    Keys differ for different calls (see `cache_key`). An exception of `get` fails the task; one of
-    `put` is logged.
+    A key is a digest of the Task (module, qualified name, `version`) and of its arguments, and
+    differs for different calls. An exception of `get` fails the task; one of `put` is logged.
     """
 
     async def get(self, key: bytes, /) -> Hit[Any] | None:

@@ -253,7 +253,7 @@ class ConstraintManager:
         self._host = host
 
     def pause(self, scope: str, ttl: float | None = None) -> str:
-        """Start no more tasks of the scope until `resume`; returns the constraint's id."""
+        """Start no more tasks of the scope until `resume`, or for `ttl` seconds; returns the id."""
         return self._set(scope, "pause", {}, ttl)
 
     def resume(self, scope: str) -> bool:
@@ -293,7 +293,13 @@ class ConstraintManager:
         return self._host.active_constraints()
 
     def statistics(self) -> Statistics:
-        """How many are parked, were granted and woken, and what each constraint holds."""
+        """How many are parked, were granted and woken, and what each constraint holds.
+
+        A frozen record with `parked` (now), `grants` (starts admitted by at least one constraint
+        or amount), `wakeups` (parked ones resumed) and `timers` (deadlines set), since the engine
+        was made; `constraints`, a `ConstraintStatistics` by constraint id; and `free`, what is
+        left of each capacity by name.
+        """
         return self._host.statistics()
 
     def _set(self, scope: str, kind: ConstraintType, params: dict[str, Any], ttl: Any) -> str:

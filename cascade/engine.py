@@ -70,8 +70,14 @@ class FusedTier:
 class Engine:
     """Runs targets, one after the other or at the same time, in one event loop after another.
 
-    Concurrent runs share its capacity and constraints. `teardown_timeout` bounds the tear-down of
-    each resource, in seconds. Raises `ValueError` for options out of range.
+    Concurrent runs share its capacity (`system_resources`, amounts by name) and its constraints:
+    `engine.constraints` is a `ConstraintManager`, `engine.bus` the `MessageBus`. `solver`,
+    `executor` and `state_backend` replace what is in the box. `tail_calls="forbid"` makes a
+    returned expression a `StaticGraphError`. `plan_cache_size` bounds the structures that are
+    kept. `teardown_timeout` bounds the tear-down of each resource, in seconds.
+
+    Raises `ValueError` for options out of range, `TypeError` for what does not have the methods
+    of its protocol. A run while the engine is in use in another event loop is a `RuntimeError`.
     """
 
     def __init__(
@@ -149,8 +155,11 @@ class Engine:
     ) -> Any:
         """The value of `target`: any expression, literal, or container of them.
 
-        The first failure ends the run and surfaces as itself, with notes. A skipped target is
-        None if only its predecessor was skipped, else a `DependencyMissingError`.
+        `params` are values by the name of the Param; `use_vm` takes the virtual machine;
+        `max_steps` bounds the executions of each loop (`StepLimitError`). The first failure ends
+        the run and surfaces as itself, with notes. A skipped target is None if only its
+        predecessor was skipped, else a `DependencyMissingError`. Cancelled, it cancels and awaits
+        all that it started.
         """
         if use_vm and self.state_backend is not None:
             raise ValueError(
@@ -187,7 +196,7 @@ class Engine:
         return self._targets
 
     def register(self, definition: ResourceDefinition) -> None:
-        """Provide a resource; `TypeError` for what is none."""
+        """Provide a resource under its name to all later runs; `TypeError` for what is none."""
         self.resources.register(definition)
 
     def register_target(self, name: str, expression: Expression[Any]) -> None:
@@ -201,7 +210,8 @@ class Engine:
     def override_resource(self, name: str, provided: Any) -> AbstractContextManager[None]:
         """While the context lasts, resources not yet set up under `name` are `provided` instead.
 
-        `provided` is a value, or a resource definition.
+        `provided` is a value, or a resource definition. It is for tests:
+        `with engine.override_resource("database", {}): ...`.
         """
         return self.resources.override(name, provided)
 
@@ -267,7 +277,11 @@ async def run_async(
     tail_calls: TailCalls = "follow",
     max_steps: int | None = None,
 ) -> Any:
-    """`run`, inside a running event loop."""
+    """Compute `target` in the running event loop, asyncio's or trio's.
+
+    The options are those of `run`, save `backend` and `backend_options`. The engine that it makes
+    lasts for this one run; to share limits among runs, make an `Engine`.
+    """
     engine = Engine(
         executor=executor,
         bus=bus,
@@ -301,9 +315,20 @@ def run(
     tail_calls: TailCalls = "follow",
     max_steps: int | None = None,
 ) -> Any:
-    """Start an event loop and compute `target` in it.
+    """Start an event loop and compute `target`, an expression, a literal or a container, in it.
 
-    Raises `RuntimeError` inside a running loop.
+    `params` are values by the name of the Param; `use_vm` takes the virtual machine; `backend` is
+    "asyncio" or "trio", with `backend_options` for `anyio.run`; `system_resources` is capacity by
+    name, `constraints` a list of `GlobalConstraint`, `resources` one of resource definitions.
+    `executor` carries out the calls, `bus` gets the events. `tail_calls="forbid"` makes a returned
+    expression a `StaticGraphError`; `max_steps` bounds the executions of each loop.
+
+    What a task raises surfaces as itself. Raises `RuntimeError` inside a running loop, where
+    `await cs.run_async(...)` does the same.
+
+    >>> import cascade as cs
+    >>> cs.run({"n": cs.Param("n", type=int)}, params={"n": "3"})
+    {'n': 3}
     """
     if _in_event_loop():
         raise RuntimeError(

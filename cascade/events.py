@@ -33,7 +33,10 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(Event):
-    """A run is over; `status` is "Succeeded", "Failed" or "Cancelled"."""
+    """A run is over; `status` is "Succeeded", "Failed" or "Cancelled".
+
+    `duration` is in seconds; `error` is what the run failed with, or None.
+    """
 
     status: str
     duration: float
@@ -42,21 +45,26 @@ class RunFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class ResourceAcquired(Event):
-    """A resource was set up."""
+    """The resource `resource_name` was set up; what injects it may start."""
 
     resource_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceReleased(Event):
-    """A resource was torn down."""
+    """The resource `resource_name` was torn down, whether or not that failed."""
 
     resource_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent(Event):
-    """Something that happens to one node; the base of all task events."""
+    """Something that happens to one node; the base of all task events.
+
+    `task_id` is `name#k`, k its position in plan order, after the ids of the map items, loops and
+    tail calls around it: `pages#2[7]/fetch#0`. It is the same in each iteration and under both
+    strategies.
+    """
 
     task_id: str
     task_name: str
@@ -64,7 +72,10 @@ class TaskEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskBlocked(TaskEvent):
-    """The attempt waits; `reason` names the constraint or capacity that denied it."""
+    """The attempt waits; `reason` names the constraint or capacity that denied it.
+
+    Published once each time an attempt is parked.
+    """
 
     reason: str
 
@@ -78,7 +89,10 @@ class TaskExecutionStarted(TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskExecutionFinished(TaskEvent):
-    """An attempt is over; `status` is "Succeeded", "Failed" or "Cancelled"."""
+    """An attempt is over; `status` is "Succeeded", "Failed" or "Cancelled".
+
+    `duration` is in seconds; `error` is the exception it ended with, or None.
+    """
 
     status: str
     duration: float
@@ -97,14 +111,19 @@ class TaskRetrying(TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskSkipped(TaskEvent):
-    """The task does not run; `reason` says why (section 4 of the contract lists the reasons)."""
+    """The task does not run; `reason` says why.
+
+    "ConditionFalse": a `run_if` does not hold. "UpstreamSkipped_Condition", "_Sequence", "_Data"
+    or "_Route": it needs a node that was skipped. "Pruned": only an unchosen route of a Router
+    leads to it. "CacheHit": the cache had its value.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStalled(TaskEvent):
-    """An inline task held the event loop for `duration` seconds of real time."""
+    """An inline sync task held the event loop for `duration` seconds of real time, above 0.1."""
 
     duration: float
 
@@ -142,9 +161,10 @@ class MessageBus:
     A subscriber that raises is logged under `cascade` and counted in `failures`; it never stops
     a run. Handlers are plain functions, called on the event loop's thread.
 
-    >>> bus = MessageBus()
-    >>> unsubscribe = bus.subscribe(TaskSkipped, lambda event: print(event.reason))
-    >>> bus.publish(TaskSkipped("run", 0.0, "f#0", "f", "Pruned"))
+    >>> import cascade as cs
+    >>> bus = cs.MessageBus()
+    >>> unsubscribe = bus.subscribe(cs.TaskSkipped, lambda event: print(event.reason))
+    >>> bus.publish(cs.TaskSkipped("run", 0.0, "f#0", "f", "Pruned"))
     Pruned
     >>> unsubscribe()
     """

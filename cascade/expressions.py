@@ -13,7 +13,7 @@ from enum import Enum
 from fractions import Fraction
 from math import isfinite
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
 
 from cascade.errors import did_you_mean
 from cascade.retry import ExceptionTypes, RetryPolicy, check_number
@@ -59,25 +59,26 @@ class Expression(Generic[T_co]):
             "write expression.run_if(condition) or cs.Router(selector=..., routes={...})"
         )
 
-    def __iter__(self) -> Iterator[Any]:
-        raise TypeError(
-            f"{self._described()} cannot be iterated before it runs; "
-            "write task.map(parameter=expression) to run a task for each of its items"
-        )
-
-    def __len__(self) -> NoReturn:
-        raise TypeError(
-            f"{self._described()} has no length before it runs; "
-            "pass it to a task that takes the length of its value"
-        )
-
-    def __getitem__(self, key: Any) -> NoReturn:
-        raise TypeError(
-            f"{self._described()} cannot be indexed before it runs; "
-            f"write a task that takes the value and returns value[{key!r}]"
-        )
-
+    # Type checkers do not see what is there only to say what to write instead.
     if not TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Any]:
+            raise TypeError(
+                f"{self._described()} cannot be iterated before it runs; "
+                "write task.map(parameter=expression) to run a task for each of its items"
+            )
+
+        def __len__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} has no length before it runs; "
+                "pass it to a task that takes the length of its value"
+            )
+
+        def __getitem__(self, key: Any) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} cannot be indexed before it runs; "
+                f"write a task that takes the value and returns value[{key!r}]"
+            )
 
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("__") or name in _SLOTS:
@@ -87,11 +88,11 @@ class Expression(Generic[T_co]):
                 "by a task that gets the value as an argument"
             )
 
-    def __await__(self) -> NoReturn:
-        raise TypeError(
-            f"{self._described()} cannot be awaited; "
-            "write await cs.run_async(expression), or pass it to another task as an argument"
-        )
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} cannot be awaited; "
+                "write await cs.run_async(expression), or pass it to another task as an argument"
+            )
 
 
 class Policies:
@@ -172,8 +173,9 @@ class Lazy(Expression[T_co]):
         """A failed attempt is followed by another, `max_attempts` executions in all.
 
         The delay before it is `delay * backoff**k` seconds (k counts the retries from 0), at most
-        `max_delay`, plus up to `jitter` of itself at random. Raises `ValueError` for numbers out
-        of range.
+        `max_delay`, plus up to `jitter` of itself at random. Only exceptions of `on` (a class or
+        a tuple of them) are retried, cancellation never. On a map, each item has its own
+        attempts. Raises `ValueError` for numbers out of range, `TypeError` for another `on`.
         """
         self._own_policies().retry = RetryPolicy(
             max_attempts, delay, backoff, max_delay, jitter, on
@@ -198,7 +200,12 @@ class Lazy(Expression[T_co]):
         return self
 
     def with_cache(self, policy: CachePolicy) -> Self:
-        """The policy is asked for the value before an attempt, and given it afterwards."""
+        """The policy is asked for the value before the first attempt, and given it at the end.
+
+        A hit takes no capacity and no token, and publishes `TaskSkipped(reason="CacheHit")`. The
+        key is made of the Task and its arguments; an argument that is no plain data fails the
+        task with a `CacheKeyError`. Raises `TypeError` for what is no `CachePolicy`.
+        """
         if isinstance(policy, type):
             raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
         for method in ("get", "put"):
@@ -211,7 +218,8 @@ class Lazy(Expression[T_co]):
         """Each attempt takes these amounts of the engine's capacity while it runs.
 
         Amounts are numbers above 0 or expressions that give them; a repeated call merges by name.
-        Raises `ValueError` for another amount.
+        A name for which the engine has no capacity is not limited. Raises `ValueError` for
+        another amount, and in the run for one above the capacity.
         """
         for name, amount in amounts.items():
             if not isinstance(amount, Expression):
@@ -224,7 +232,8 @@ class Lazy(Expression[T_co]):
         """It runs only if `condition` (an expression or a literal) is truthy.
 
         Repeated, all conditions must hold. `default`, an expression or a literal, is the value
-        when one does not; without it the node is skipped. The last default given counts.
+        when one does not; without it the node is skipped, and so is what needs it. The last
+        default given counts. Raises `TypeError` for a Task that was meant to be called.
         """
         _refuse_task(condition, f"a condition of task {self.task.name!r}")
         policies = self._own_policies()
@@ -250,7 +259,12 @@ class Lazy(Expression[T_co]):
 
 
 class LazyResult(Lazy[T_co]):
-    """The value that a task will have for these arguments. Made by calling a Task."""
+    """The value that a task will have for these arguments. Made by calling a Task.
+
+    `.task`, `.args` and `.kwargs` tell the call, defaults filled in. Chain methods change the
+    expression and return it. `==` and `hash` are identity: one expression used twice runs once.
+    It has no truth value, length or items before it runs: asking for one is a `TypeError`.
+    """
 
     __slots__ = ()
 
@@ -266,7 +280,8 @@ class LazyResult(Lazy[T_co]):
 class MappedLazyResult(Lazy[list[T]], Generic[T]):
     """The list of values that a task will have for each item. Made by `task.map(...)`.
 
-    `kwargs` are the iterables by parameter; `constants` what every item gets alike.
+    `.kwargs` are the iterables by parameter, `.constants` what every item gets alike. Chain
+    methods apply to each item, save `run_if` and `after`, which apply to the map as a whole.
     """
 
     __slots__ = ("constants",)
@@ -287,12 +302,29 @@ class MappedLazyResult(Lazy[list[T]], Generic[T]):
 class Router(Expression[T_co]):
     """The value of the route that the selector's value names; the other routes never run.
 
-    `routes` maps keys to expressions or literals; `default` is taken for an unknown key.
-    Raises `TypeError` for routes that are no mapping, `ValueError` for no routes at all.
+    `routes` maps keys to expressions or literals; `default` is taken for an unknown key. Without
+    one, an unknown key is a `RouteNotFoundError` in the run. Raises `TypeError` for routes that
+    are no mapping, `ValueError` for no routes at all.
+
+    >>> import cascade as cs
+    >>> answer = cs.Router(selector=cs.Param("lang"), routes={"en": "yes", "de": "ja"})
+    >>> cs.run(answer, params={"lang": "de"})
+    'ja'
     """
 
     __slots__ = ("default", "routes", "selector")
 
+    @overload
+    def __init__(
+        self: Router[T],
+        selector: Any,
+        routes: Mapping[Any, Expression[T]],
+        default: Expression[T] | Nothing = NOTHING,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Router[Any], selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING
+    ) -> None: ...
     def __init__(self, selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING) -> None:
         if not isinstance(routes, Mapping):
             raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")
@@ -316,7 +348,9 @@ class Jump:
 
     `data` overrides the route's own arguments for that iteration: a dict by parameter name,
     another value as the first parameter, None or {} not at all; on the way out (a None route) it
-    is the loop's value.
+    is the loop's value. It is never searched for expressions. In the run, an unknown key is a
+    `JumpKeyError`, a Jump where nothing is bound a `JumpNotBoundError`, data that names no
+    parameter a `TypeError`.
     """
 
     target_key: Any
@@ -327,7 +361,16 @@ class Jump:
 class TailCall:
     """A task returns it to be evaluated anew with these arguments, its others staying its own.
 
-    `target` names an expression registered with the engine, which is evaluated instead.
+    `target` names an expression registered with `engine.register_target`, which is evaluated
+    instead. However many follow each other, stack and memory do not grow. Raises `TypeError` for
+    arguments that are no tuple and dict, and in the run for those that do not fit the task.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def gcd(a, b):
+    ...     return cs.TailCall((b, a % b)) if b else a
+    >>> cs.run(gcd(1071, 462))
+    21
     """
 
     args: tuple[Any, ...] = ()
@@ -349,7 +392,10 @@ Route = LazyResult[Any] | MappedLazyResult[Any] | Router[Any] | None
 
 
 class JumpSelector:
-    """The routes that serve the Jumps of a node: key -> expression, or None for the way out."""
+    """The routes that serve the Jumps of a node. Made by `cs.select_jump`.
+
+    `.routes` maps each key to an expression, or to None for the way out.
+    """
 
     __slots__ = ("routes",)
 

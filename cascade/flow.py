@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from cascade.expressions import NOTHING, JumpSelector, Lazy, LazyResult, Route
+from cascade.expressions import NOTHING, Expression, JumpSelector, Lazy, LazyResult, Route
 
-T = TypeVar("T")
+L = TypeVar("L", bound=Lazy[Any])
 
 
+@overload
+def sequence(expressions: tuple[*tuple[Expression[Any], ...], L]) -> L: ...
+@overload
+def sequence(expressions: Sequence[L]) -> L: ...
+@overload
+def sequence(expressions: Sequence[Expression[Any]]) -> Any: ...
 def sequence(expressions: Sequence[Any]) -> Any:
     """Each runs after the one before; the value is the last one's. Returns the last.
 
-    Raises `ValueError` for none at all, `TypeError` for what cannot run after something.
+    It chains `.after`: one that is skipped skips those that follow. Raises `ValueError` for none
+    at all, `TypeError` for what cannot run after something.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def show(text):
+    ...     print(text)
+    >>> cs.run(cs.sequence([show("first"), show("second")]))
+    first
+    second
     """
     chain = list(expressions)
     if not chain:
@@ -26,12 +41,27 @@ def sequence(expressions: Sequence[Any]) -> Any:
     return chain[-1]
 
 
+@overload
+def pipeline(
+    initial: Any, steps: tuple[*tuple[Callable[[Any], Any], ...], Callable[[Any], L]]
+) -> L: ...
+@overload
+def pipeline(initial: Any, steps: Iterable[Callable[[Any], L]]) -> L: ...
+@overload
+def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> Any: ...
 def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> Any:
     """Each step is called with the expression before it, the first with `initial`.
 
     Steps are Tasks, or functions of an expression that return one. A step that its own `run_if`
     skips passes its input on. Returns the last expression, `initial` if there are no steps.
     Raises `TypeError` for a step that gives no task call.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def double(x):
+    ...     return 2 * x
+    >>> cs.run(cs.pipeline(1, [double, lambda x: double(x).run_if(False), double]))
+    4
     """
     value = initial
     for step in steps:
@@ -57,7 +87,7 @@ def select_jump(routes: Mapping[Any, Route]) -> JumpSelector:
     return JumpSelector(routes)
 
 
-def bind(node: LazyResult[T], selector: JumpSelector) -> LazyResult[T]:
+def bind(node: LazyResult[Any], selector: JumpSelector) -> LazyResult[Any]:
     """Make `node` a loop: `selector` serves the Jumps it returns. Returns the node.
 
     Bound again, the new routes replace the earlier ones. Raises `TypeError` for another node.

@@ -29,7 +29,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """`target` needs `source`; `kind` says for what, `argument` the parameter or amount."""
+    """`target` needs `source`; `kind` says for what, `argument` names the parameter or amount.
+
+    `kind` is "data", "condition", "default", "sequence" (through `after`), "amount", "selector"
+    or "route".
+    """
 
     source: Node
     target: Node
@@ -39,7 +43,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The nodes in plan order, and what each of them needs."""
+    """The nodes in plan order, and what each of them needs. Jump routes are no part of it."""
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
@@ -63,7 +67,7 @@ def build_graph(target: Any) -> BuiltGraph:
     >>> @cs.task
     ... def add(x, y):
     ...     return x + y
-    >>> built = build_graph(add(add(1, 2), 3))
+    >>> built = cs.build_graph(add(add(1, 2), 3))
     >>> [node.id for node in built.graph.nodes], built.data
     (['add#0', 'add#1'], (1, 2, 3))
     """
@@ -90,13 +94,14 @@ def draw(structure: Structure, nodes: Mapping[int, Node]) -> Graph:
     edges = [
         Edge(nodes[source], target, kind, argument)
         for index, target in nodes.items()
-        for need, argument, ref in _needs(structure.slots[index])
+        for need, argument, ref in needs(structure.slots[index])
         for source, kind in _sources(structure, need, ref)
     ]
     return Graph(tuple(nodes.values()), tuple(edges))
 
 
-def _needs(slot: Slot) -> Iterator[tuple[EdgeKind, str | None, Ref]]:
+def needs(slot: Slot) -> Iterator[tuple[EdgeKind, str | None, Ref]]:
+    """What a node refers to, literals included, in plan order: (kind, argument, reference)."""
     for ref in slot.conditions:
         yield "condition", None, ref
     if slot.default is not None:

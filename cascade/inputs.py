@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.expressions import NOTHING, Expression
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _type = type  # `type` is a parameter's name below
@@ -19,8 +20,14 @@ _FALSE = {"0", "false", "no", "off"}
 class Param(Expression[T]):
     """The value given for `name` in `params`, or the default.
 
-    A string given for another `type` is converted, a bool from 1/0, true/false, yes/no, on/off.
-    A default is taken as it is, a string for another type converted alike.
+    `type` is a class, or a function from a string. A string given for another `type` is
+    converted, a bool from 1/0, true/false, yes/no, on/off. A default is taken as it is, a string
+    for another type converted alike. In the run, one without a value is a
+    `MissingParameterError`, a value of another type a `TypeError` or `ValueError`.
+
+    >>> import cascade as cs
+    >>> cs.run([cs.Param("n", type=int), cs.Param("who", "you")], params={"n": "3"})
+    [3, 'you']
     """
 
     __slots__ = ("default", "description", "name", "type")
@@ -28,6 +35,14 @@ class Param(Expression[T]):
     @overload
     def __init__(
         self: Param[str], name: str, default: Any = NOTHING, *, description: str = ""
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Param[S | None],
+        name: str,
+        default: None,
+        type: Callable[..., S],
+        description: str = "",
     ) -> None: ...
     @overload
     def __init__(
@@ -100,7 +115,10 @@ class Param(Expression[T]):
 
 
 class Env(Expression[str]):
-    """The environment variable `name` as it is when the run starts, or the default."""
+    """The environment variable `name` as it is when the run starts, or the default.
+
+    One that is not set and has no default is a `MissingParameterError` before anything runs.
+    """
 
     __slots__ = ("default", "description", "name")
 

@@ -151,6 +151,8 @@ def inputs_of(structure: Structure, data: tuple[Any, ...]) -> list[Param[Any] | 
 def parameters(target: Any) -> list[Param[Any] | Env]:
     """The Params and Envs that `target` declares, each name once, in plan order.
 
+    Those of jump routes and of parts that may not run are among them.
+
     >>> import cascade as cs
     >>> cs.parameters([cs.Param("n", type=int), cs.Env("HOME")])
     [<Param n>, <Env HOME>]

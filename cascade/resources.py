@@ -42,7 +42,11 @@ class Injected(Expression[Any]):
 
 
 def inject(name: str) -> Any:
-    """The resource `name`, as a parameter's default, an argument, or inside of one."""
+    """The resource `name`, as a parameter's default, an argument, or inside of one.
+
+    Raises `TypeError` for what is no name. In the run, a name that nobody provides is a
+    `ResourceNotFoundError` before anything runs.
+    """
     return Injected(name)
 
 
@@ -50,7 +54,8 @@ def inject(name: str) -> Any:
 class ResourceDefinition:
     """How a resource is provided, under which name, and for how long it lives.
 
-    `dependencies` maps parameters of the provider to the resources they inject.
+    Made by `cs.resource`. `dependencies` maps parameters of the provider to the resources that
+    they inject.
     """
 
     name: str
@@ -84,7 +89,18 @@ def resource(
     What stands before the `yield` sets it up, what follows tears it down, also on failure and
     cancellation, whose exception is thrown in at the `yield`. `scope`: "run" lives as long as the
     run, "step" as the innermost evaluation, "task" as one attempt. Its parameters inject other
-    resources of its own or a wider scope. Raises `TypeError` for another kind of function.
+    resources of its own or a wider scope. `name` is the function's, unless another is given.
+    Raises `TypeError` for another kind of function, `ValueError` for an unknown scope.
+
+    >>> import cascade as cs
+    >>> @cs.resource
+    ... def table():
+    ...     yield {"a": 1}
+    >>> @cs.task
+    ... def look_up(key, table=cs.inject("table")):
+    ...     return table[key]
+    >>> cs.run(look_up("a"), resources=[table])
+    1
     """
     if function is None:
         return lambda func: _define(func, name, scope)

@@ -11,7 +11,9 @@ ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`max_attempts` executions at most, the first included; delays in seconds.
+    """What `.with_retry(...)` sets: `max_attempts` executions at most, the first included.
+
+    Delays are in seconds.
 
     The k-th delay (k from 0) is `delay * backoff**k`, at most `max_delay`, plus up to `jitter`
     of itself at random. Only exceptions of `on` are retried; cancellation never is.

@@ -16,6 +16,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    Concatenate,
     Final,
     Generic,
     Literal,
@@ -28,19 +29,27 @@ from typing import (
 from cascade.expressions import (
     NO_KWARGS,
     Expression,
+    Jump,
     LazyResult,
     MappedLazyResult,
+    TailCall,
     unknown_names,
 )
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+Control = Jump | TailCall
 Mode = Literal["inline", "thread", "process"]
 MODES = ("inline", "thread", "process")
 
 
 class Task(Generic[P, R]):
     """A callable whose calls give a `LazyResult` of its value. Made by `cs.task`.
+
+    A call runs nothing. It checks its arguments against the signature (`TypeError`, at the line
+    of the call); an expression may stand for any of them. Taken from an instance, the Task of a
+    method has its `self`.
 
     It keeps the function's name, docstring, signature and `__wrapped__`; `task.func(...)` is the
     plain call. `.name`, `.mode`, `.pure`, `.version`, `.is_async`, `.signature` tell about it.
@@ -108,6 +117,13 @@ class Task(Generic[P, R]):
         Iterables, or expressions that give one, by parameter name, of equal length. An iterator
         is read into a tuple here. Raises `TypeError` for what cannot be iterated (str and bytes
         too) and for names that do not fit the signature, `ValueError` for different lengths.
+
+        >>> import cascade as cs
+        >>> @cs.task
+        ... def add(x, y=10):
+        ...     return x + y
+        >>> cs.run(add.map(x=[1, 2, 3]))
+        [11, 12, 13]
         """
         return _mapped(self, iterables, NO_KWARGS)
 
@@ -127,6 +143,14 @@ class Task(Generic[P, R]):
         """
         return self.parameters.override(f"{what} of task {self.name!r}", args, kwargs, is_method)
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
+    @overload
+    def __get__(
+        self: Task[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> Task[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundTask(self, instance)
 
@@ -142,13 +166,13 @@ class Task(Generic[P, R]):
         __wrapped__: Callable[..., Any]
 
 
-class BoundTask(Generic[P, R]):
+class BoundTask(Generic[R]):
     """A Task taken from an instance: `self` is bound, as data like any argument."""
 
     __slots__ = ("instance", "task")
     is_task: ClassVar[bool] = True
 
-    def __init__(self, task: Task[P, R], instance: Any) -> None:
+    def __init__(self, task: Task[..., R], instance: Any) -> None:
         self.task = task
         self.instance = instance
 
@@ -171,10 +195,9 @@ class BoundTask(Generic[P, R]):
         return f"<BoundTask {self.task.name} of {self.instance!r}>"
 
 
-@overload
-def task(function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
-@overload
-def task(function: Callable[P, R], /) -> Task[P, R]: ...
+# The value of a task is what comes of it in the end, so Jumps and TailCalls are left out of its
+# type, and an expression that it returns counts as that expression's value. The order matters:
+# type checkers take the first overload that fits.
 @overload
 def task(
     function: None = None,
@@ -187,7 +210,17 @@ def task(
 ) -> _TaskDecorator: ...
 @overload
 def task(
-    function: Callable[P, Awaitable[R]],
+    function: Callable[P, Control | Awaitable[Control]],
+    /,
+    *,
+    name: str | None = None,
+    pure: bool = False,
+    mode: Mode = "inline",
+    version: str | int | None = None,
+) -> Task[P, Any]: ...
+@overload
+def task(
+    function: Callable[P, Expression[R] | Control | Awaitable[Expression[R] | Control]],
     /,
     *,
     name: str | None = None,
@@ -197,7 +230,17 @@ def task(
 ) -> Task[P, R]: ...
 @overload
 def task(
-    function: Callable[P, R],
+    function: Callable[P, Awaitable[R | Expression[R] | Control]],
+    /,
+    *,
+    name: str | None = None,
+    pure: bool = False,
+    mode: Mode = "inline",
+    version: str | int | None = None,
+) -> Task[P, R]: ...
+@overload
+def task(
+    function: Callable[P, R | Expression[R] | Control],
     /,
     *,
     name: str | None = None,
@@ -216,15 +259,21 @@ def task(
 ) -> Any:
     """Make a Task of a function, async function, method or callable object.
 
-    `pure`: equal arguments give equal results, without side effects. `mode`: "inline" runs a sync
-    function on the event loop's thread, "thread" in a worker thread, "process" in a worker
-    process. `version` becomes part of cache keys. Raises `TypeError` for what cannot be a task.
+    Bare or with options, as a decorator or as a call. `name` (the function's own) is what
+    constraints match and events show. `pure`: equal arguments give equal results, without side
+    effects, so equal calls may be one. `mode`: "inline" runs a sync function on the event loop's
+    thread, "thread" in a worker thread, "process" in a worker process; an async function is
+    always on the loop. `version` (a str or int) becomes part of cache keys.
 
-    >>> @task
+    Raises `TypeError` for what cannot be a task (a generator function, an async function with
+    another mode, a local function in a process), `ValueError` for an unknown mode.
+
+    >>> import cascade as cs
+    >>> @cs.task
     ... def double(x: int) -> int:
     ...     return 2 * x
-    >>> double(4), double.func(4)
-    (<LazyResult double>, 8)
+    >>> double(4), double.func(4), cs.run(double(double(4)))
+    (<LazyResult double>, 8, 16)
     """
     if function is None:
         return lambda func: Task(func, name=name, pure=pure, mode=mode, version=version)
@@ -235,9 +284,21 @@ if TYPE_CHECKING:
 
     class _TaskDecorator:
         @overload
-        def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+        def __call__(
+            self, function: Callable[P, Control | Awaitable[Control]], /
+        ) -> Task[P, Any]: ...
         @overload
-        def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+        def __call__(
+            self,
+            function: Callable[P, Expression[R] | Control | Awaitable[Expression[R] | Control]],
+            /,
+        ) -> Task[P, R]: ...
+        @overload
+        def __call__(
+            self, function: Callable[P, Awaitable[R | Expression[R] | Control]], /
+        ) -> Task[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R | Expression[R] | Control], /) -> Task[P, R]: ...
         def __call__(self, function: Callable[..., Any], /) -> Any: ...
 
 

@@ -33,6 +33,8 @@ from cascade.agreement import Observation, Recorder, difference
 from cascade.engine import Engine
 from cascade.events import MessageBus
 
+__all__ = ["assert_strategies_agree", "virtual_time"]
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -52,6 +54,7 @@ def virtual_time(backend: str) -> dict[str, Any]:
     backend.
 
     >>> import anyio
+    >>> from cascade.testing import virtual_time
     >>> async def nap() -> float:
     ...     await anyio.sleep(3600)
     ...     return anyio.current_time()
@@ -76,6 +79,7 @@ def assert_strategies_agree(make_target: Callable[[], Any], **run_options: Any) 
     without addresses.
 
     >>> import cascade as cs
+    >>> from cascade.testing import assert_strategies_agree
     >>> @cs.task
     ... def add(x, y):
     ...     return x + y

@@ -23,7 +23,7 @@ class BlueprintBuilder:
         >>> @cs.task
         ... def add(x, y):
         ...     return x + y
-        >>> blueprint, data = BlueprintBuilder().build(add(add(1, 2), 3))
+        >>> blueprint, data = cs.BlueprintBuilder().build(add(add(1, 2), 3))
         >>> blueprint, data
         (<Blueprint of 1 routines, 3 instructions>, (1, 2, 3))
         """
@@ -53,7 +53,7 @@ def disassemble(target: Any) -> str:
     >>> @cs.task
     ... def add(x, y):
     ...     return x + y
-    >>> print(disassemble(add(add(1, 2), 3)))
+    >>> print(cs.disassemble(add(add(1, 2), 3)))
     add: 1 register
        0  @0  call    r0, t0, (k0, k1)              ; add#0  1, 2
        1  @0  call    r0, t1, (r0, k2)              ; add#1  3

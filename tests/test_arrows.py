@@ -18,18 +18,19 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket", "cancellation"),
-    ("expressions", "constraints"),
-    ("task", "flow", "inputs", "resources", "admission"),
+    ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout"),
+    ("expressions", "constraints", "timeline", "drawing"),
+    ("task", "flow", "inputs", "resources", "admission", "records", "svg"),
     ("structure", "gate"),
     ("graph", "values", "state", "holdings", "ready", "sketch"),
     ("solver", "executor", "cache"),
     ("plan", "processor"),
-    ("run", "trampoline"),
-    ("evaluation",),
+    ("run", "trampoline", "description"),
+    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
-    ("compiler",),
-    ("engine",),
+    ("compiler", "blame"),
+    ("engine", "page"),
+    ("report",),
     ("agreement", "testing", "cli", "__main__", "__init__"),
 )
 
@@ -37,7 +38,7 @@ LAYERS = (
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
-    ("evaluation",),
+    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
 }
 

@@ -56,6 +56,32 @@ def test_a_blueprint_is_executed_with_its_data(
     assert execute(inside, *cs.BlueprintBuilder().build(make())) == value
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: plus(plus(1), plus(plus(2), plus(3))), "plus"),  # more nodes than literals
+        (lambda: [plus(1), {"k": plus(plus(2))}], "list"),
+        (lambda: cs.Param("n", default=3, type=int), "Param"),
+        (lambda: 7, "int"),
+    ],
+)
+def test_a_blueprint_knows_what_its_target_is_called(
+    inside: Callable[..., Any], make: Callable[[], Any], name: str
+) -> None:
+    """RunStarted names the target's task, or the type of a target that is none."""
+    started: list[str] = []
+    engine = cs.Engine()
+    engine.bus.subscribe(cs.RunStarted, lambda event: started.append(event.target))
+    blueprint, data = cs.BlueprintBuilder().build(make())
+
+    async def main() -> None:
+        await cs.VirtualMachine(engine).execute(blueprint, data)
+        await engine.run(make(), use_vm=True)
+
+    inside(main)
+    assert started == [name, name]
+
+
 def test_one_blueprint_serves_all_data_of_its_structure(inside: Callable[..., Any]) -> None:
     """Literals are no part of a Blueprint."""
     blueprint, data = cs.BlueprintBuilder().build(plus(plus(1), 2))

@@ -2,9 +2,9 @@
 
 In README.md and docs/, each fenced block of Python runs, in order, all blocks of a page in one
 namespace, which is the ``__main__`` module, in an empty working directory. A block with ``>>>`` is
-a doctest; any other is a program, and if a ``text`` or ``output`` block follows at once, this is
-what it prints. ``<!-- not run: reason -->`` before a block leaves it out. Doctests of the modules
-run too.
+a doctest; any other is a program, and if a ``text``, ``output`` or ``mermaid`` block follows at
+once, this is what it prints (a viewer draws the last). ``<!-- not run: reason -->`` before a block
+leaves it out. Doctests of the modules run too.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 PYTHON = {"python", "py", "python3", "pycon"}
-OUTPUT = {"text", "output"}
+OUTPUT = {"text", "output", "mermaid"}
 OPEN = re.compile(r"(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<tag>[\w+-]*)[^`]*")
 NOT_RUN = re.compile(r"<!-- *not run\b(?P<reason>.*?)-->")
 
@@ -218,6 +218,7 @@ def page(*parts: str) -> str:
     [
         page("[python", "print(1)", "]", "[text", "1", "]"),
         page("[python", "print(1)", "]", "", "[output", "1", "", "]"),
+        page("[python", "print('flowchart TD')", "]", "[mermaid", "flowchart TD", "]"),
         page("[python", "print(1)", "]", "Elsewhere:", "[text", "2", "]"),
         page("[python", "x = 1", "]", "[python", ">>> x", "1", "]", "[python", "assert x", "]"),
         page("[python", ">>> y = 2", "]", "[pycon", ">>> y", "2", "]", "[text", "3", "]"),
@@ -248,6 +249,7 @@ def test_runner_passes(text: str, main: ModuleType) -> None:
     [
         (page("[python", "print(1)", "]", "[text", "2", "]"), AssertionError),
         (page("[python", "print(1)", "]", "[text", "]"), AssertionError),
+        (page("[python", "print(1)", "]", "[mermaid", "2", "]"), AssertionError),
         (page("[python", "pass", "]", "[text", "1", "]"), AssertionError),
         (page("[python", ">>> 1 + 1", "3", "]"), pytest.fail.Exception),
         (page("[python", ">>> 1 / 0", "]"), pytest.fail.Exception),

@@ -87,8 +87,10 @@ class VirtualMachine:
         run = Run(self._engine, params, max_steps)
         machine = Machine(run, blueprint)
         machine.check(blueprint.structure, data)
-        name = type(data[~blueprint.structure.root]).__name__ if data else "literal"
-        return await machine.execute_loaded(blueprint.structure, data, dict(params or {}), name)
+        structure = blueprint.structure
+        root = structure.root
+        name = structure.slots[root].name if root >= 0 else type(data[~root]).__name__
+        return await machine.execute_loaded(structure, data, dict(params or {}), name)
 
 
 class Program:
