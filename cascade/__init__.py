@@ -51,6 +51,7 @@ from cascade.flow import bind, pipeline, select_jump, sequence
 from cascade.graph import BuiltGraph, Edge, Graph, Node, build_graph
 from cascade.inputs import Env, Param
 from cascade.interpreter import GraphExecutionStrategy
+from cascade.logs import log_events
 from cascade.plan import parameters
 from cascade.resources import ResourceDefinition, inject, resource
 from cascade.retry import RetryPolicy
@@ -127,6 +128,7 @@ __all__ = [
     "build_graph",
     "disassemble",
     "inject",
+    "log_events",
     "parameters",
     "pipeline",
     "resource",
