@@ -53,6 +53,7 @@ from cascade.inputs import Env, Param
 from cascade.interpreter import GraphExecutionStrategy
 from cascade.logs import log_events
 from cascade.plan import parameters
+from cascade.progress import Progress
 from cascade.resources import ResourceDefinition, inject, resource
 from cascade.retry import RetryPolicy
 from cascade.solver import ExecutionPlan, NativeSolver, Solver
@@ -97,6 +98,7 @@ __all__ = [
     "NativeSolver",
     "Node",
     "Param",
+    "Progress",
     "ResourceAcquired",
     "ResourceDefinition",
     "ResourceNotFoundError",
