@@ -22,6 +22,7 @@ from cascade.readings import LoopReading, RunReading, TaskReading
 REDRAW_EVERY: Final = 0.25  # seconds, on a terminal
 PRINT_EVERY: Final = 10.0  # seconds, elsewhere
 
+LOW: Final = 20  # lines of a terminal that has room for the essential only
 WIDEST: Final = 110  # columns of the table on a wide terminal
 MOST_ENDED: Final = 5  # runs that ended between two samples and are printed one by one
 MOST_NAMED: Final = 8  # tasks named in one plain line
@@ -69,12 +70,12 @@ class TerminalDisplay:
         """Print what runs came to; draw below it what goes on, if it is time or that changed."""
         if not ended and not is_due:
             return
-        self._live.update(picture(going_on, self._console) if going_on else Text())
+        # First, since what is printed above is followed by the picture drawn last.
+        self._live.update(picture(going_on, self._console) if going_on else Text(), refresh=True)
         for run in ended[:MOST_ENDED]:
             self._console.print(picture([run], self._console))
         if len(ended) > MOST_ENDED:
             self._console.print(Text(_more_ended(ended[MOST_ENDED:])))
-        self._live.refresh()
 
 
 class LineDisplay:
@@ -175,7 +176,8 @@ def _done_text(task: TaskReading) -> str:
 
 def picture(runs: Sequence[RunReading], console: Console) -> RenderableType:
     """Runs as one table, each with its tasks and loops, and below it what tasks wait for."""
-    rows = max(4, console.height - 4 - MOST_REASONS)  # what fits into the terminal
+    most_reasons = MOST_REASONS if console.height >= LOW else 2
+    rows = max(3, console.height - 3 - most_reasons)  # what fits into the terminal
     tasks = [task for run in runs for task in run.tasks]
     shown = [name for name in OPTIONAL if any(getattr(task, name) for task in tasks)]
     table = Table(
@@ -186,7 +188,7 @@ def picture(runs: Sequence[RunReading], console: Console) -> RenderableType:
         show_edge=False,
     )
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=28)
-    table.add_column("", ratio=1, min_width=6)
+    table.add_column("", ratio=1, min_width=6, no_wrap=True, overflow="ellipsis")
     for name in ("done", "running", *shown, "rate", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
@@ -194,10 +196,9 @@ def picture(runs: Sequence[RunReading], console: Console) -> RenderableType:
             break
         rows -= _add_run(table, run, shown, rows)
     reasons = [*_reasons(runs)]
-    if len(reasons) > MOST_REASONS:
-        reasons[MOST_REASONS - 1 :] = [
-            Text(f"and {len(reasons) - MOST_REASONS + 1:,} more reasons")
-        ]
+    if len(reasons) > most_reasons:
+        hidden = len(reasons) - most_reasons + 1
+        reasons[most_reasons - 1 :] = [Text(f"  {hidden:,} more reasons", style="dim")]
     return Group(table, *reasons)
 
 
@@ -269,7 +270,7 @@ def rate_text(rate: float) -> str:
 
 def duration_text(seconds: float) -> str:
     """Seconds as 4.2 s, 1:05 or 1:01:05."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
