@@ -111,6 +111,7 @@ class Processor:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._bus = run.bus
+        self._activity = run.activity
         self._gate = run.engine.gate
         self._executor = run.engine.executor
         self._flights: dict[tuple[int, bytes], _Flight] = {}
@@ -170,7 +171,7 @@ class Processor:
 
     def call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
-        if not self._bus.hears_tasks:
+        if not self._bus.hears_tasks and self._activity is None:
             return called(call.slot.task, call.args, call.kwargs)
         self.started(call)
         watched = self._bus.listens(TaskStalled)
@@ -350,12 +351,16 @@ class Processor:
         pause = retry.pause_after(call.attempt)
         if self._bus.listens(TaskRetrying):
             self._publish(TaskRetrying, call, call.attempt, retry.max_attempts, pause, error)
+        if self._activity is not None:
+            self._activity.retried(call.slot.name)
         call.attempt += 1
         return pause
 
     def started(self, call: Call) -> None:
         """The attempt starts: told."""
         bus, run = self._bus, self._run
+        if self._activity is not None:
+            self._activity.started(call.slot.name, call.attempt)
         if not bus.hears_tasks:
             return
         if run.engine.on_attempt is not None:
@@ -373,6 +378,8 @@ class Processor:
 
     def finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""
+        if self._activity is not None:
+            self._activity.ended(call.slot.name, status)
         bus = self._bus
         handlers = bus.handlers(TaskExecutionFinished) if bus.hears_tasks else None
         if handlers:
@@ -435,12 +442,16 @@ class Processor:
             self._run.tickets[ticket] = False
         if ticket.parked and self._bus.listens(TaskBlocked):
             self._publish(TaskBlocked, call, ticket.reason)
+        if self._activity is not None and ticket.reason is not None:
+            self._activity.parked(call.slot.name, ticket.reason, call.attempt)
         return ticket
 
     def _start(self, call: Call) -> None:
         """The attempt starts now, with what it was granted."""
         if call.ticket is not None:
             self._run.tickets[call.ticket] = True
+            if self._activity is not None and call.ticket.reason is not None:
+                self._activity.resumed(call.slot.name, call.ticket.reason, call.attempt)
             self._gate.start(call.ticket)
 
     def give_back(self, call: Call) -> None:
@@ -486,6 +497,8 @@ class Processor:
             logger.exception("the cache of task %r could not put its value", call.slot.name)
 
     def _cache_hit(self, call: Call) -> None:
+        if self._activity is not None:
+            self._activity.cached(call.slot.name)
         if self._bus.listens(TaskSkipped):
             self._publish(TaskSkipped, call, "CacheHit")
 

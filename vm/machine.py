@@ -460,6 +460,8 @@ class Frame(PlannedEvaluation):
         if site is not None:
             call.started = site.call.started
             call.ticket, site.call.ticket = site.call.ticket, None
+        elif self._machine.run.activity is not None:
+            self._machine.run.activity.started(call.slot.name, 1)
         return call
 
     def raised(

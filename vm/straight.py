@@ -201,11 +201,24 @@ class StraightRun:
                 cells[dst] = value
         except BaseException as error:
             self._hand_over(pc, is_begun=True)
+            self._tell(pc)
             self._frame.raised(self._frame.program.routine.code[pc], error)
             self._machine.propagate()
             return False
+        self._tell(stop)
         self._next = stop
         return True
+
+    def _tell(self, stop: int) -> None:
+        """Count the calls from the next row up to `stop` for whoever shows what the run does."""
+        activity = self._machine.run.activity
+        if activity is None:
+            return
+        for row in self._frame.program.routine.code[self._next : stop]:
+            if isinstance(row, isa.Call):
+                name = self._frame.structure.slots[row.site].name
+                activity.started(name, 1)
+                activity.ended(name, "Succeeded")
 
     def _goes_on(self, pc: int, value: Any) -> bool:
         """The value of row `pc` is of another class than the last, or something has changed."""
@@ -213,6 +226,7 @@ class StraightRun:
         if self._version == machine.watch.version and is_ordinary(value):
             machine.watch.usual = value.__class__
             return True
+        self._tell(pc)
         code = frame.program.routine.code
         if isinstance(value, CONTROL) and pc == len(code) - 2:
             self._hand_over_registers()  # nothing else of the frame is needed any more
