@@ -315,6 +315,22 @@ class Admission:
             self._pump(now)
         return ticket
 
+    def ask_now(
+        self, name: str, amounts: Mapping[str, object] | None, now: float
+    ) -> Ticket | None:
+        """As `ask`, but a request that would be parked is not made."""
+        needs = self._needs(name, amounts) if amounts else ()
+        wants = self.wants(name) or _NOTHING
+        if wants is _NOTHING and not needs:
+            return FREE
+        if self._blocker(wants, wants.claims + needs, now) is not None:
+            return None
+        ticket = Ticket(name, needs, GRANTED)
+        self._take(ticket, wants, now)
+        if self._agenda:
+            self._pump(now)
+        return ticket
+
     def start(self, ticket: Ticket, now: float) -> None:
         """The task of a granted ticket starts now: the tokens reserved for it are taken."""
         if ticket.state != GRANTED:

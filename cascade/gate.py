@@ -186,6 +186,25 @@ class Gate:
             self._settle()
         return ticket
 
+    def start_now(self, name: str, amounts: Mapping[str, object] | None) -> Ticket | None:
+        """A ticket that has started, if the request is admitted at once, else None.
+
+        Nothing is parked. `ValueError` as for `ask`.
+        """
+        state = self._state
+        now = 0.0
+        if state.timed:
+            now = self._clock()
+            state.advance(now)
+            if state.granted:
+                self._settle()
+        ticket = state.ask_now(name, amounts, now)
+        if ticket is not None:
+            state.start(ticket, now)
+        if state.parked or state.granted:
+            self._settle()
+        return ticket
+
     async def acquire(
         self, session: Session, name: str, amounts: Mapping[str, object] | None = None
     ) -> Ticket:

@@ -405,14 +405,12 @@ class Processor:
 
     def admit_now(self, call: Call) -> bool:
         """Whether the call is admitted at once, and so starts; nothing is asked for otherwise."""
-        ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, _nothing)
-        if ticket.parked:
-            self._gate.withdraw(ticket)
+        ticket = self._gate.start_now(call.slot.name, call.amounts)
+        if ticket is None:
             return False
         if ticket is not FREE:
             call.ticket = ticket
             self._run.tickets[ticket] = True
-            self._gate.start(ticket)
         return True
 
     def _admit(self, call: Call) -> bool:
@@ -512,10 +510,6 @@ class Processor:
         ]
         named += call.kwargs.items()
         return [(name, value) for name, value in named if name not in injected]
-
-
-def _nothing() -> None:
-    """What a ticket that does not wait is resumed by."""
 
 
 class _Flight:
