@@ -66,6 +66,7 @@ class _Check:
         self._slots = blueprint.structure.slots
         self._literals = blueprint.literals
         self._routine = routine
+        self._exports = frozenset(routine.exports)
         self._held: dict[int, int] = {}  # by register: whose value it holds
         self._registers: dict[int, int] = {}  # by value: its register
         self._readers: dict[int, list[int]] = {}  # by value: the rows that read it
@@ -110,7 +111,7 @@ class _Check:
             before = held.get(register)
             if before is not None and self._readers.get(before) != [pc]:
                 yield f"row {pc} takes over r{register}, whose value others read too"
-            if before is not None and {before, source}.intersection(self._routine.exports):
+            if before is not None and self._exports.intersection((before, source)):
                 yield f"row {pc} takes over r{register}, which iterations may demand"
             held[register] = source
 
