@@ -282,9 +282,10 @@ class RoutineCompiler:
         slot, region = place.slot, place.region
         dst, rank = self._registers[slot.index], self._rank[slot.index]
         if self._is_shared(slot):
-            self._row(self._top(place), -2, isa.Shared(region, dst, slot.index, place.own))
             if place.own == isa.NOWHERE:
+                self._row(rank, 0, isa.Shared(region, dst, slot.index, isa.NOWHERE))
                 return
+            self._row(self._top(place), -2, isa.Shared(region, dst, slot.index, place.own))
             region = place.own
         if slot.is_node and not self._is_loop(slot):
             self._emit_node(place, region, dst, rank)

@@ -323,6 +323,18 @@ def test_a_pure_node_of_a_loop_is_demanded_outside() -> None:
     assert isinstance(iteration.code[0], isa.Shared)
 
 
+def test_the_condition_of_an_invariant_is_no_matter_of_the_iteration(
+    run: Callable[..., Any],
+) -> None:
+    """An iteration holds nothing of what a pure node needs, guards included."""
+    square = cs.task(lambda x: x * x, name="square", pure=True)
+    guarded = square(3).run_if(cs.Param("go", default=1), default=square(2))
+    assert run(again(count(5, guarded))) == (5, 9)
+    node = again(count(5, square(3).run_if(cs.Param("go", default=1))))
+    _, iteration = cs.BlueprintBuilder().build(node)[0].routines
+    assert [row.mnemonic for row in iteration.code] == ["shared", "call", "return"]
+
+
 def test_a_structure_is_compiled_once(inside: Callable[..., Any]) -> None:
     """Iterations, and later runs of the engine, take what is there."""
 
