@@ -227,7 +227,7 @@ def loops_of_one_selector(n: int) -> Any:
     nodes: list[Any] = []
     for _ in range(n):
         nodes.append(count(0, nodes[-1] if nodes else 0))
-    selector = cs.select_jump({number: node for number, node in enumerate(nodes)})
+    selector = cs.select_jump(dict(enumerate(nodes)))
     return [cs.bind(node, selector) for node in nodes][-1]
 
 
