@@ -266,11 +266,11 @@ def work_of_compiling(target: Any) -> tuple[int, int]:
 )
 def test_compiling_loops_in_loops_is_linear(make: Callable[[int], Any]) -> None:
     """The routine of an iteration costs what it holds, not what could be reached from it."""
-    looks, rows = work_of_compiling(make(100))
-    more_looks, more_rows = work_of_compiling(make(400))
+    looks, rows = work_of_compiling(make(50))
+    more_looks, more_rows = work_of_compiling(make(200))
     assert more_rows <= 4 * rows
     assert more_looks <= 4 * looks + 100
-    assert looks <= 100 * 100
+    assert looks <= 50 * 100
 
 
 def test_listing_loops_in_loops_is_linear() -> None:
@@ -283,7 +283,7 @@ def test_listing_loops_in_loops_is_linear() -> None:
         assert str(blueprint).count("iteration of count") == n
         return CountedSlots.looks
 
-    assert looks(400) <= 4 * looks(100) + 100
+    assert looks(200) <= 4 * looks(50) + 100
 
 
 def test_an_iteration_may_be_that_in_which_its_loop_stands(run: Callable[..., Any]) -> None:

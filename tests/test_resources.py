@@ -518,7 +518,7 @@ def test_a_tear_down_may_fail_with_any_base_exception(run, scope):
     assert calls == [1]
 
 
-@pytest.mark.parametrize("backend", ["asyncio"])
+@pytest.mark.parametrize("cascade_backend", ["asyncio"])
 @pytest.mark.parametrize("scope", ["run", "step", "task"])
 @pytest.mark.parametrize("place", ["set-up", "tear-down"])
 def test_a_cancelled_error_that_nobody_asked_for_is_a_failure(run, scope, place):

@@ -385,8 +385,9 @@ class Drawing:
             found.append(("timeout", self.one((2.25, 0.25, 5.25))))
         if self.chance(7):
             self.mark("cache")
-            # What forgets gives hits by chance if several nodes or items share it.
-            is_alone = not task.startswith("item")
+            # What forgets gives hits by chance if several nodes or items share it, as those do
+            # that items of a map return or make a tail call to.
+            is_alone = not task.startswith("item") and not self.level
             kind = self.one(("memory", "memory", "tiny", "bad put") if is_alone else ("memory",))
             self.mark(f"cache {kind}")
             found.append(("cache", kind))
