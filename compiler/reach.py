@@ -58,7 +58,8 @@ class Reach:
         while stack:
             index, is_left = stack.pop()
             if is_left:
-                if wanted.pop(index, _ABSENT) is None:
+                if index in wanted:
+                    del wanted[index]
                     found.append(index)
             elif index not in seen and self._may_need(index, held):
                 seen.add(index)
@@ -106,6 +107,3 @@ def _choices(router: Slot) -> Iterator[int]:
     for ref in (*router.routes.values(), router.default):
         if ref is not None and ref >= 0:
             yield ref
-
-
-_ABSENT = object()

@@ -12,7 +12,7 @@ import pytest
 
 import cascade as cs
 from cascade.structure import Structure, read
-from cascade.vm import isa
+from cascade.vm import isa, machine
 from cascade.vm.verify import verify_routine
 
 add = cs.task(operator.add, name="add")
@@ -360,6 +360,34 @@ def test_routines_for_tail_calls_are_made_when_needed(inside: Callable[..., Any]
     blueprint, data = cs.BlueprintBuilder().build(down(plus(3)))
     assert len(blueprint.routines) == 1
     assert execute(inside, blueprint, data) == "down"
+
+
+def test_the_routines_of_a_structure_are_bounded(inside: Callable[..., Any]) -> None:
+    """Tail calls may give any choice of the arguments, each of which has code of its own."""
+    names = [f"p{k}" for k in range(9)]
+    calls = iter(range(1, 400))
+
+    def down(p0=0, p1=0, p2=0, p3=0, p4=0, p5=0, p6=0, p7=0, p8=0):  # type: ignore[no-untyped-def]
+        call = next(calls, None)
+        if call is None:
+            return "down"
+        return cs.TailCall(kwargs={name: 1 for k, name in enumerate(names) if call >> k & 1})
+
+    async def main() -> int:
+        engine = cs.Engine()
+        target = cs.task(down)(*[plus(k) for k in range(9)])
+        structure, _ = engine.plans.load(target)
+        assert await engine.run(target, use_vm=True) == "down"
+        return len(structure.plans)
+
+    assert 0 < inside(main) <= machine.MOST_VARIANTS + 3 * 10
+
+
+def test_the_representation_of_a_blueprint_counts() -> None:
+    """It does not list."""
+    assert repr(cs.BlueprintBuilder().build(loop())[0]) == (
+        "<Blueprint of 2 routines, 5 instructions>"
+    )
 
 
 def test_the_vm_records_nothing(inside: Callable[..., Any]) -> None:

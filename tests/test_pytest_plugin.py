@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cascade.testing import assert_strategies_agree
+
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -191,6 +193,11 @@ def test_nothing_is_loaded(request):
     assert not {name for name in sys.modules if name.split(".")[0] == "cascade"}
 """
     check(pytester, source, 1)
+
+
+def test_agreement_is_that_of_the_testing_module(cascade_agree: object) -> None:
+    """The fixture adds nothing."""
+    assert cascade_agree is assert_strategies_agree
 
 
 def test_the_plugin_imports_nothing_but_pytest() -> None:

@@ -60,7 +60,11 @@ def _message(blueprint: Blueprint, routine: Routine, pc: int | None, problem: st
 
 
 class _Check:
-    """What the rows so far have written and opened."""
+    """What the rows so far have written and opened.
+
+    Rules are checked one after the other, each where those before hold: nobody asks for more once
+    one is broken.
+    """
 
     def __init__(self, blueprint: Blueprint, routine: Routine) -> None:
         self._slots = blueprint.structure.slots
@@ -78,7 +82,6 @@ class _Check:
         """The rules that the row breaks."""
         if isa.TABLE.get(row.mnemonic) is not type(row):
             yield f"{row!r} is no instruction of the machine"
-            return
         yield from self._numbers(row)
         yield from self._reads(pc, row)
         if isinstance(row, isa.Producer):
@@ -146,12 +149,10 @@ class _Check:
     def _site(self, row: isa.Producer) -> Iterator[str]:
         if not 0 <= row.site < len(self._slots):
             yield f"t{row.site} does not exist: the structure has {len(self._slots)} sites"
-            return
         slot = self._slots[row.site]
         if row.site_kinds and slot.kind not in row.site_kinds:
             kinds = " or ".join(row.site_kinds)
             yield f"{row.mnemonic} works on a {kinds}, but t{row.site} is a {slot.kind}"
-            return
         if isinstance(row, isa.Outer | isa.Shared | isa.Follow) and not self._routine.is_body:
             yield f"{row.mnemonic} belongs to an iteration, but this is the routine of a target"
         yield from _operands(self._routine, slot, row)
