@@ -300,12 +300,12 @@ def test_an_iteration_may_be_that_in_which_its_loop_stands(run: Callable[..., An
 def test_code_stands_in_plan_order_of_its_root(first: str) -> None:
     """A loop in an argument may lead to what comes later, which then comes before."""
     shared = plus(0)
-    inner = again(count(0, shared))
+    inner = again(count(0, plus(shared, 9)))
     body = count(inner, plus(shared, 2)) if first == "loop" else count(plus(shared, 2), inner)
     # Met before, from elsewhere, so that the body's slots do not stand together.
     target = [inner, plus(shared, 3), again(body)]
     blueprint, _ = cs.BlueprintBuilder().build(target)
-    routine = next(r for r in blueprint.routines if r.is_body and len(r.code) > 3)
+    routine = next(r for r in blueprint.routines if r.is_body and len(r.code) > 4)
     sites = [row.site for row in routine.code if isinstance(row, isa.Producer)]
     order = list(blueprint.structure.order_from(routine.root).needed)
     assert sites == sorted(sites, key=order.index)
