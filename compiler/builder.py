@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
+from cascade.compiler.reach import Reach
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
 from cascade.structure import Ref, Structure, read
 from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
 
+STRUCTURES_AT_A_TIME: Final = 8  # which concurrent runs are compiling
+
 
 class BlueprintBuilder:
-    """Compiles targets: structures to code, in time and memory linear in the number of nodes."""
+    """Compiles targets: structures to code, in time and memory linear in the number of nodes.
+
+    That holds for all routines of a structure together, also if they are asked for one by one.
+    """
+
+    def __init__(self) -> None:
+        self._reach = lru_cache(maxsize=STRUCTURES_AT_A_TIME)(Reach)
 
     def build(self, target: Any) -> tuple[Blueprint, tuple[Any, ...]]:
         """The Blueprint of `target` and its data.
@@ -43,7 +53,7 @@ class BlueprintBuilder:
         given: Given = NOTHING_GIVEN,
     ) -> Routine:
         """The code of one kind of evaluation of a part of `structure`."""
-        return RoutineCompiler(structure, root, is_body, given).compile()
+        return RoutineCompiler(self._reach(structure), root, is_body, given).compile()
 
 
 def disassemble(target: Any) -> str:

@@ -1,12 +1,14 @@
 """From the slots of a structure to the instructions of one routine.
 
+0. **What it holds**: what is demanded from its root down to the loops in it, and what the
+   iterations of these demand of it. Their own inputs are held by routines of their own.
 1. **Regions**, from consumers to what they need: what is demanded in one region stands in it; what
    several regions demand, or an iteration from outside, gets a region that each of them opens.
    What region 0 demands stands in region 0, whoever else demands it.
 2. **Rows** in plan order. A branch stands right after its condition, above all that it guards.
 3. **Registers**: a value takes the register of an argument that nobody else reads.
 
-Each pass looks at every slot once; nothing recurses.
+Each pass looks at every slot that is held once; nothing recurses.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cascade.compiler.reach import Reach
 from cascade.structure import (
     DICT,
     LIST,
@@ -52,18 +55,15 @@ class _Place:
 class RoutineCompiler:
     """Compiles the evaluation of one root of a structure."""
 
-    def __init__(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> None:
-        self._structure = structure
-        self._slots = structure.slots
+    def __init__(self, reach: Reach, root: Ref, is_body: bool, given: Given) -> None:
+        self._reach = reach
+        self._slots = reach.structure.slots
         self._root = root
         self._is_body = is_body
         self._given = given
-        order = structure.order_from(root)
-        self._order = (*order.needed, *order.routed)
-        self._rank = {index: rank for rank, index in enumerate(self._order)}
-        self._candidates = structure.invariants(frozenset())
-        self._lasting = structure.invariants(structure.resources)
-        self._exports = self._exported(len(order.needed))
+        self._exports: set[int] = set()  # what iterations of loops in it demand of it
+        self._order: list[int] = []
+        self._rank: dict[int, int] = {}
         self._places: dict[int, _Place] = {}
         self._openers: dict[int, dict[int, None]] = {}
         self._opens: list[tuple[int, int]] = []  # (in which region, which region)
@@ -77,45 +77,65 @@ class RoutineCompiler:
         """The routine."""
         if self._root < 0:
             return self._routine((isa.Return(0, self._root),), 1, ())
+        self._order = self._reach.ordered(self._root, sorted(self._hold()))
+        self._rank = {index: rank for rank, index in enumerate(self._order)}
         self._find_regions()
         self._allocate()
         for index in self._order:
-            if index in self._places:
-                self._emit(self._places[index])
+            self._emit(self._places[index])
         self._emit_opens()
         self._rows.sort(key=lambda row: row[:2])
         code = [row[2] for row in self._rows]
         code.append(isa.Return(0, self._registers[self._root]))
-        exports = tuple(sorted(index for index in self._exports if index in self._places))
-        return self._routine(*_renumbered(code), exports)
+        return self._routine(*_renumbered(code), tuple(sorted(self._exports)))
 
     def _routine(
         self, code: tuple[isa.Instruction, ...], regions: int, exports: tuple[int, ...]
     ) -> Routine:
         return Routine(self._root, self._is_body, self._given, self._count, regions, exports, code)
 
-    # Regions
+    # What it holds
 
-    def _exported(self, needed: int) -> frozenset[int]:
-        """What the iterations of loops in this evaluation demand of it."""
-        exports: set[int] = set()
-        routes = set(routes_of(self._structure, self._root))
-        for rank, index in enumerate(self._order):
+    def _hold(self) -> set[int]:
+        """The slots that may be demanded here; loops are entered by evaluations of their own."""
+        if not self._is_body:
+            self._exports.update(self._reach.pure)
+        held: set[int] = set()
+        followed: set[int] = set()
+        todo = [self._root, *self._exports]
+        while todo:
+            index = todo.pop()
+            if index in held:
+                continue
+            held.add(index)
             slot = self._slots[index]
-            may_iterate = rank >= needed or index in routes
-            if may_iterate and not self._is_root_body(slot):
-                exports.update(slot.after)
-            if not self._is_body and index in self._candidates:
-                exports.add(index)
-        return frozenset(exports)
+            if self._is_loop(slot):
+                predecessors = self._reach.predecessors(index, followed)
+                self._exports.update(predecessors)
+                todo += predecessors
+            else:
+                todo += self._parts(slot)
+        return held
+
+    def _parts(self, slot: Slot) -> tuple[int, ...]:
+        """What the code of a slot other than a loop may demand."""
+        if self._is_shared(slot) and slot.index in self._reach.lasting:
+            return ()
+        if slot.index != self._root or not slot.is_node:
+            return slot.parts
+        default = () if slot.default is None else (slot.default,)
+        after = () if self._is_body else slot.after
+        arguments = self._open_arguments(slot)
+        refs = (*slot.conditions, *default, *after, *arguments, *slot.amount_slots)
+        return tuple([ref for ref in refs if ref >= 0])
+
+    # Regions
 
     def _find_regions(self) -> None:
         self._openers[self._root] = {0: None}
         for index in reversed(self._order):
             openers = self._openers.get(index, {})
             is_exported = index in self._exports
-            if not openers and not is_exported:
-                continue  # inputs of loops, and arguments that are given
             if 0 in openers:
                 region = 0
             elif len(openers) == 1 and not is_exported:
@@ -137,7 +157,7 @@ class RoutineCompiler:
     def _place(self, slot: Slot, region: int) -> _Place:
         place = _Place(slot, region, region)
         if self._is_shared(slot):
-            if slot.index in self._lasting:
+            if slot.index in self._reach.lasting:
                 place.own = isa.NOWHERE
                 return place
             place.own = region = self._new_region()
@@ -177,7 +197,7 @@ class RoutineCompiler:
                 self._demand(ref, place.routes[ref])
 
     def _is_shared(self, slot: Slot) -> bool:
-        return self._is_body and slot.index in self._candidates and slot.index != self._root
+        return self._is_body and slot.index in self._reach.pure and slot.index != self._root
 
     def _is_root_body(self, slot: Slot) -> bool:
         return self._is_body and slot.index == self._root
@@ -211,9 +231,7 @@ class RoutineCompiler:
 
     def _allocate(self) -> None:
         for index in self._order:
-            place = self._places.get(index)
-            if place is None:
-                continue
+            place = self._places[index]
             if self._is_root_body(place.slot):
                 for outer in dict.fromkeys(place.slot.after):
                     self._registers[~outer] = self._new_register()
@@ -264,9 +282,10 @@ class RoutineCompiler:
         slot, region = place.slot, place.region
         dst, rank = self._registers[slot.index], self._rank[slot.index]
         if self._is_shared(slot):
-            self._row(self._top(place), -2, isa.Shared(region, dst, slot.index, place.own))
             if place.own == isa.NOWHERE:
+                self._row(rank, 0, isa.Shared(region, dst, slot.index, isa.NOWHERE))
                 return
+            self._row(self._top(place), -2, isa.Shared(region, dst, slot.index, place.own))
             region = place.own
         if slot.is_node and not self._is_loop(slot):
             self._emit_node(place, region, dst, rank)
@@ -347,9 +366,7 @@ class RoutineCompiler:
         if not hasattr(self, "_firsts"):
             self._firsts: dict[int, int] = {}
             for index in self._order:
-                place = self._places.get(index)
-                if place is not None:
-                    self._firsts.setdefault(place.region, self._rank[index])
+                self._firsts.setdefault(self._places[index].region, self._rank[index])
         return min(self._firsts.get(region, at_most), at_most)
 
     def _top(self, place: _Place) -> int:
@@ -400,13 +417,13 @@ def routes_of(structure: Structure, root: Ref) -> Iterator[int]:
     """The roots of the iterations that loops within the evaluation of `root` may go through."""
     order = structure.order_from(root)
     seen: dict[int, None] = {}
+    followed: set[int] = set()
     todo = [i for i in (*order.needed, *order.routed) if structure.slots[i].bound is not None]
     for index in todo:  # grows
-        if index in seen:
-            continue
         seen[index] = None
         bound = structure.slots[index].bound
-        if bound is not None:
+        if bound is not None and bound not in followed:
+            followed.add(bound)
             routes = structure.selectors[bound].values()
             todo += [route for route in routes if route is not None]
     yield from seen

@@ -1,16 +1,12 @@
-"""What every test asks for: an event loop, a strategy, and virtual time in it."""
+"""Short names for the fixtures of the pytest plugin, which every test asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, settings
-
-import cascade as cs
-from cascade.testing import virtual_time
 
 # The fixtures below hold nothing, so all examples of one test may share them.
 SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]
@@ -29,37 +25,28 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def backend(cascade_backend: str) -> str:
     """The event loop of the moment."""
-    return str(request.param)
+    return cascade_backend
 
 
-@pytest.fixture(params=[False, True], ids=["graph", "vm"])
-def use_vm(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture
+def use_vm(cascade_strategy: str) -> bool:
     """The strategy of the moment."""
-    return bool(request.param)
+    return cascade_strategy == "vm"
 
 
 @pytest.fixture
-def run(backend: str, use_vm: bool) -> Callable[..., Any]:
+def run(cascade_run: Callable[..., Any]) -> Callable[..., Any]:
     """`cs.run` on the backend and strategy of the moment, in virtual time."""
-
-    def run(target: Any, **options: Any) -> Any:
-        options.setdefault("backend_options", virtual_time(backend))
-        return cs.run(target, use_vm=use_vm, backend=backend, **options)
-
-    return run
+    return cascade_run
 
 
 @pytest.fixture
-def inside(backend: str) -> Callable[..., Any]:
+def inside(cascade_inside: Callable[..., Any]) -> Callable[..., Any]:
     """Runs an async function in a virtual-time loop of the backend, and returns its value."""
-
-    def inside(async_fn: Callable[..., Any], *args: Any) -> Any:
-        return anyio.run(async_fn, *args, backend=backend, backend_options=virtual_time(backend))
-
-    return inside
+    return cascade_inside
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -43,6 +43,7 @@ def programs(pick: st.DrawFn) -> Program:
     return draw(lambda n: pick(st.integers(0, n - 1)))
 
 
+@pytest.mark.timeout(300)  # an example with processes starts its workers anew
 @settings(max_examples=150)
 @given(programs())
 def test_drawn_programs_agree(program: Program) -> None:

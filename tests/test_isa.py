@@ -1,12 +1,13 @@
 """The instruction table, and what is derived from it."""
 
 import os
+import runpy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
-from cascade.vm import isa
+from cascade.vm import isa, machine
 from cascade.vm.document import document
 from cascade.vm.machine import HANDLERS
 
@@ -16,6 +17,17 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "isa.md"
 def test_every_instruction_has_a_handler() -> None:
     """The table and the machine's handlers name the same instructions."""
     assert set(HANDLERS) == set(isa.TABLE.values())
+
+
+def test_an_instruction_without_a_handler_fails_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds an instruction hears of what is missing."""
+
+    class Odd:
+        pass
+
+    monkeypatch.setitem(isa.TABLE, "odd", Odd)  # type: ignore[arg-type]
+    with pytest.raises(ImportError, match="instructions and handlers differ: Odd"):
+        runpy.run_path(str(machine.__file__))
 
 
 @pytest.mark.parametrize("mnemonic", sorted(isa.TABLE))

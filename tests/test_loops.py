@@ -790,3 +790,21 @@ def test_a_loop_within_a_loop_that_waits_for_the_outer_one_is_a_cycle(run):
     route.after(cs.task(lambda value: value, name="end")(outer))
     with pytest.raises(cs.CycleError, match="end"):
         run(outer)
+
+
+def test_a_loop_after_a_skipped_predecessor_is_skipped(run):
+    """No iteration begins; as a target that only a predecessor kept back, it gives None."""
+    ran = []
+
+    @cs.task
+    def step():
+        ran.append("step")
+        return cs.Jump("done", 1)
+
+    @cs.task
+    def never():
+        ran.append("never")
+
+    node = step().after(never().run_if(False))
+    assert run(cs.bind(node, cs.select_jump({"again": node, "done": None}))) is None
+    assert ran == []

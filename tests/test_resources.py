@@ -518,7 +518,7 @@ def test_a_tear_down_may_fail_with_any_base_exception(run, scope):
     assert calls == [1]
 
 
-@pytest.mark.parametrize("backend", ["asyncio"])
+@pytest.mark.parametrize("cascade_backend", ["asyncio"])
 @pytest.mark.parametrize("scope", ["run", "step", "task"])
 @pytest.mark.parametrize("place", ["set-up", "tear-down"])
 def test_a_cancelled_error_that_nobody_asked_for_is_a_failure(run, scope, place):
@@ -705,3 +705,18 @@ def test_the_first_failing_tear_down_ends_the_run(run):
         run(cs.bind(node, cs.select_jump({"again": node})), resources=[breaks])
     assert [str(error) for error in caught.value.exceptions] == ["teardown"]
     assert len(executions) == 1
+
+
+def test_a_resource_of_an_attempt_is_no_condition(run):
+    """It is there during the attempt only, which comes after the conditions."""
+
+    @cs.resource(scope="task")
+    def connection():
+        yield True
+
+    @cs.task
+    def work():
+        raise AssertionError("does not run")
+
+    with pytest.raises(ValueError, match="a condition of task 'work'"):
+        run(work().run_if(cs.inject("connection")), resources=[connection])

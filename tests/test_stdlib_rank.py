@@ -122,11 +122,13 @@ def test_ranks_are_those_of_networkx(
         assert rank == pytest.approx(expected[module], abs=1e-6)
 
 
-def test_the_graph_is_made_once(example: ModuleType, root: Path, backend: str) -> None:
+def test_the_graph_is_made_once(
+    example: ModuleType, root: Path, backend: str, use_vm: bool
+) -> None:
     """The loop needs the graph in each iteration; being pure, it is made before the first."""
     bus, names = cs.MessageBus(), []
     bus.subscribe(cs.TaskExecutionStarted, lambda event: names.append(event.task_name))
-    _, ranking = ranked(example, root, backend=backend, bus=bus)
+    _, ranking = ranked(example, root, backend=backend, use_vm=use_vm, bus=bus)
     assert ranking.iterations > 10
     assert {name: names.count(name) for name in names} == {
         "find_sources": 1,
@@ -163,6 +165,27 @@ def test_the_program_prints_json(root: Path, backend: str, mode: str, use_vm: bo
         "uniform",
         "improve",
     }
+
+
+def test_the_program_prints_the_same_on_the_virtual_machine(root: Path) -> None:
+    """`--vm` changes how the ranking is computed, and nothing of what is printed but the times."""
+    options = ["--root", str(root), "--mode", "thread", "--format", "json"]
+    reports = [json.loads(program(*options, *vm)) for vm in ([], ["--vm"])]
+    for report in reports:
+        assert all(seconds >= 0 for seconds in report.pop("seconds").values())
+    assert reports[0] == reports[1]
+
+
+def test_make_run_passes_its_arguments_to_the_program() -> None:
+    """`make run ARGS="--vm"` runs it on the virtual machine."""
+    done = subprocess.run(
+        ["make", "--dry-run", "run", "ARGS=--vm"],
+        cwd=EXAMPLE.parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1].endswith("python examples/stdlib_rank.py --vm")
 
 
 def test_the_program_prints_a_table(root: Path, backend: str) -> None:

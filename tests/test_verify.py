@@ -155,6 +155,33 @@ def test_a_register_is_not_taken_from_another_reader() -> None:
         verify(Blueprint(blueprint.structure, (replace(routine, code=code),)))
 
 
+def test_a_register_that_iterations_may_ask_for_is_not_taken() -> None:
+    """They would find the value of another."""
+    blueprint = built(lambda: add(add(1)))
+    routine = blueprint.routines[0]
+    assert [row.dst for row in routine.code if isinstance(row, isa.Call)] == [0, 0]
+    exporting = replace(routine, exports=(0,))
+    with pytest.raises(cs.VerifyError, match="takes over r0, which iterations may demand"):
+        verify(Blueprint(blueprint.structure, (exporting,)))
+
+
+def test_a_broken_blueprint_has_a_listing_too() -> None:
+    """What is wrong is shown as far as it can be."""
+    assert "literal: 6 registers\n" in str(with_routine(root=99, registers=6))
+
+    def nested() -> Any:
+        inner = step(add(5))
+        cs.bind(inner, cs.select_jump({"again": inner, "done": None}))
+        outer = step(inner)
+        return [cs.bind(outer, cs.select_jump({"again": outer, "done": None})), later(1)]
+
+    blueprint = built(nested)
+    body = next(routine for routine in blueprint.routines if routine.is_body)
+    elsewhere = next(slot.index for slot in blueprint.structure.slots if slot.name == "later")
+    code = (isa.Await(0, 0, elsewhere, (~0,), (), (), ()), *body.code)
+    assert "; later\n" in str(Blueprint(blueprint.structure, (replace(body, code=code),)))
+
+
 def test_a_value_has_one_register() -> None:
     blueprint = built(lambda: add(1).run_if(False, default=2))
     routine = blueprint.routines[0]

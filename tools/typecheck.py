@@ -45,7 +45,7 @@ def pyright(*paths: str) -> tuple[bool, int]:
 def main() -> int:
     examples = sorted(EXAMPLES.rglob("*.py"))
     expected = len(link(TREE)) + len(examples)
-    paths = [str(path.relative_to(ROOT)) for path in (TREE / "cascade", *examples)]
+    paths = [str(path.relative_to(ROOT)) for path in (*sorted(TREE.iterdir()), *examples)]
     failed = False
     for name, check, given in (("mypy", mypy, paths), ("pyright", pyright, [])):
         clean, count = check(*given)

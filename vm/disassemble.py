@@ -74,11 +74,10 @@ class _Meaning:
     ) -> None:
         self._slots = blueprint.structure.slots
         self._data = data
-        self._literals: list[str] = []
         try:
-            self._nodes = Plan(blueprint.structure, routine.root).all_nodes()
-        except (IndexError, KeyError):
-            self._nodes = {}  # a broken Blueprint is listed too
+            self._plan: Plan | None = Plan(blueprint.structure, routine.root)
+        except IndexError:
+            self._plan = None  # a broken Blueprint is listed too
 
     def of(self, instruction: Instruction) -> str:
         words = self._words(instruction)
@@ -103,8 +102,12 @@ class _Meaning:
         return name
 
     def _name(self, slot: Slot) -> str:
-        node = self._nodes.get(slot.index)
-        return slot.name if node is None else node.id
+        if self._plan is None or not slot.is_node:
+            return slot.name
+        try:
+            return self._plan.node(slot.index).id
+        except KeyError:
+            return slot.name  # what another routine should hold
 
     def _literal(self, ref: int) -> str:
         return "" if self._data is None or ~ref >= len(self._data) else _plain(self._data[~ref])

@@ -60,12 +60,17 @@ def _message(blueprint: Blueprint, routine: Routine, pc: int | None, problem: st
 
 
 class _Check:
-    """What the rows so far have written and opened."""
+    """What the rows so far have written and opened.
+
+    Rules are checked one after the other, each where those before hold: nobody asks for more once
+    one is broken.
+    """
 
     def __init__(self, blueprint: Blueprint, routine: Routine) -> None:
         self._slots = blueprint.structure.slots
         self._literals = blueprint.literals
         self._routine = routine
+        self._exports = frozenset(routine.exports)
         self._held: dict[int, int] = {}  # by register: whose value it holds
         self._registers: dict[int, int] = {}  # by value: its register
         self._readers: dict[int, list[int]] = {}  # by value: the rows that read it
@@ -77,7 +82,6 @@ class _Check:
         """The rules that the row breaks."""
         if isa.TABLE.get(row.mnemonic) is not type(row):
             yield f"{row!r} is no instruction of the machine"
-            return
         yield from self._numbers(row)
         yield from self._reads(pc, row)
         if isinstance(row, isa.Producer):
@@ -110,7 +114,7 @@ class _Check:
             before = held.get(register)
             if before is not None and self._readers.get(before) != [pc]:
                 yield f"row {pc} takes over r{register}, whose value others read too"
-            if before is not None and {before, source}.intersection(self._routine.exports):
+            if before is not None and self._exports.intersection((before, source)):
                 yield f"row {pc} takes over r{register}, which iterations may demand"
             held[register] = source
 
@@ -145,12 +149,10 @@ class _Check:
     def _site(self, row: isa.Producer) -> Iterator[str]:
         if not 0 <= row.site < len(self._slots):
             yield f"t{row.site} does not exist: the structure has {len(self._slots)} sites"
-            return
         slot = self._slots[row.site]
         if row.site_kinds and slot.kind not in row.site_kinds:
             kinds = " or ".join(row.site_kinds)
             yield f"{row.mnemonic} works on a {kinds}, but t{row.site} is a {slot.kind}"
-            return
         if isinstance(row, isa.Outer | isa.Shared | isa.Follow) and not self._routine.is_body:
             yield f"{row.mnemonic} belongs to an iteration, but this is the routine of a target"
         yield from _operands(self._routine, slot, row)

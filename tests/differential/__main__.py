@@ -10,19 +10,20 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pprint import pformat
 
-from comparing import Coverage, cover, divergence, runs
+from comparing import BATCH, Coverage, cover, divergence, runs
 from programs import Program
 from shrinking import shrunk
 
 CHUNK = 500
 
 
-def chunk(start: int, stop: int, flavour: str | None) -> Coverage:
+def chunk(seeds: Sequence[int], flavour: str | None, put_off: bool) -> Coverage:
     logging.disable(logging.CRITICAL)  # of failing tear-downs and caches, which are meant to fail
-    return cover(range(start, stop), flavour)
+    return cover(seeds, flavour, put_off=put_off)
 
 
 def report(seed: int, found: str, flavour: str | None) -> None:
@@ -63,14 +64,20 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     whole, began = Coverage(), time.monotonic()
     stop = options.seed + options.programs
-    starts = range(options.seed, stop, CHUNK)
+    put_off = options.flavour != "process"
+    left: list[int] = []
     with ProcessPoolExecutor(options.processes) as pool:
         chunks = [
-            pool.submit(chunk, start, min(start + CHUNK, stop), options.flavour) for start in starts
+            pool.submit(chunk, range(start, min(start + CHUNK, stop)), options.flavour, put_off)
+            for start in range(options.seed, stop, CHUNK)
         ]
-        for number, each in enumerate(chunks, 1):
+        for number, each in enumerate(chunks, 1):  # grows by what is put off
             found = each.result()
             whole.merge(found)
+            left += found.put_off
+            if len(left) >= BATCH or (left and number == len(chunks)):
+                chunks.append(pool.submit(chunk, left, options.flavour, False))
+                left = []
             for seed, text in found.divergences:
                 report(seed, text, options.flavour)
             if not number % 10:

@@ -242,6 +242,7 @@ class Coverage:
     instructions: Counter[str] = field(default_factory=Counter)
     tolerated: int = 0  # different failures at one instant
     divergences: list[tuple[int, str]] = field(default_factory=list)  # with their seeds
+    put_off: list[int] = field(default_factory=list)  # the seeds of programs not run yet
 
     def add(self, seed: int, program: Program, done: Sequence[Done]) -> None:
         """Count one program and compare its runs."""
@@ -281,14 +282,25 @@ class Coverage:
         return {pair for pair in possible if not excludes(*pair)} - set(self.pairs)
 
 
-def cover(seeds: Sequence[int], flavour: str | None = None) -> Coverage:
-    """Run and compare the programs of these seeds."""
+def cover(seeds: Sequence[int], flavour: str | None = None, *, put_off: bool = False) -> Coverage:
+    """Run and compare the programs of these seeds.
+
+    Each batch that has processes starts workers anew, so these programs have batches of their own.
+    With `put_off` they are left to the caller, who may have enough to fill one.
+    """
     coverage = Coverage()
+    drawn = [(seed, seeded(seed, flavour)) for seed in seeds]
+    with_processes = [each for each in drawn if each[1].has_processes]
+    others = [each for each in drawn if not each[1].has_processes]
+    if put_off:
+        coverage.put_off = [seed for seed, _ in with_processes]
+        with_processes = []
     with counted_instructions() as executed:
-        for start in range(0, len(seeds), BATCH):
-            batch = seeds[start : start + BATCH]
-            programs = [seeded(seed, flavour) for seed in batch]
-            for seed, program, done in zip(batch, programs, runs(programs), strict=True):
-                coverage.add(seed, program, done)
+        for some in (others, with_processes):
+            for start in range(0, len(some), BATCH):
+                batch = some[start : start + BATCH]
+                done = runs([program for _, program in batch])
+                for (seed, program), each in zip(batch, done, strict=True):
+                    coverage.add(seed, program, each)
     coverage.instructions.update(executed)
     return coverage

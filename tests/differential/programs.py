@@ -61,18 +61,25 @@ class Program:
     features: frozenset[str] = frozenset()
 
     @property
+    def has_processes(self) -> bool:
+        """Whether worker processes, which are slow to start, are needed."""
+        return not self.features.isdisjoint(PROCESSES)
+
+    @property
     def is_ordered(self) -> bool:
         """Whether even the order of all executions is determined."""
-        loose = {"executor", "cache", "resource"}
+        loose = {"executor", "cache", "resource"} | PROCESSES
         return self.flavour == "inline" and not self.features & loose
 
     @property
     def is_timed(self) -> bool:
         """Whether nodes wait for nothing but their inputs, so that even times must agree."""
-        loose = {"cache", "resource", "rate", "pause", "limit", "amounts"}
+        loose = {"cache", "resource", "rate", "pause", "limit", "amounts"} | PROCESSES
         return self.flavour in ("inline", "async") and not self.features & loose
 
 
+PROCESSES = {"processed", "item_processed"}
+ONE_IN = 250  # programs of any flavour has tasks in processes
 FLAVOURS = ("inline",) * 40 + ("async",) * 34 + ("contended",) * 24 + ("thread",) * 2
 TASKS = {
     "inline": ("sync", "sync", "sync_pure", "method"),
@@ -111,7 +118,7 @@ OF_FLAVOUR = {
     "async": {"async", "co", "co_pure", "awaitable", "co_method", "item_co", "item_co_pure"},
     "contended": {"contended", "amounts", "dynamic amount", "pause", "resume", "limit", "rate"},
     "thread": {"thread", "threaded", "threaded_pure", "item_threaded"},
-    "process": {"process", "processed", "item_processed"},
+    "process": {"process"},
 }
 OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later"}
 OF_FLAVOUR["contended"] |= {"ttl"}
@@ -119,6 +126,8 @@ OF_FLAVOUR["contended"] |= {"ttl"}
 
 def excludes(one: str, other: str) -> bool:
     """Whether no program has both constructs."""
+    if "cancel" in (one, other) and not PROCESSES.isdisjoint((one, other)):
+        return True  # how far a process has come by then is a matter of real time
     homes = [{f for f, members in OF_FLAVOUR.items() if each in members} for each in (one, other)]
     for home in homes:
         if "async" in home and "async" not in (one, other):
@@ -132,8 +141,13 @@ LITERALS: tuple[Any, ...] = (0, 1, 2, "a", None, True, 1.0, (1, 2), False, (), -
 class Drawing:
     """One program being drawn."""
 
-    def __init__(self, choose: Choose, flavour: str, size: int, level: int) -> None:
+    def __init__(
+        self, choose: Choose, flavour: str, size: int, level: int, processes: bool
+    ) -> None:
         self.choose = choose
+        self.tasks = (*TASKS[flavour], *("processed",) * processes)
+        self.mapped_tasks = (*MAPPED[flavour], *("item_processed",) * processes)
+        self.processes = processes
         self.flavour = flavour
         self.left = size
         self.level = level
@@ -219,7 +233,7 @@ class Drawing:
         return len(self.nodes) - 1
 
     def call(self, feeds: bool = True) -> Node:
-        task = self.one(TASKS[self.flavour])
+        task = self.one(self.tasks)
         self.mark(task)
         args = []
         if feeds and self.chance(85):
@@ -310,14 +324,15 @@ class Drawing:
         return ("jump", 1 + self.choose(4), tuple(plan), self.one(("value", "exit")))
 
     def sub(self) -> int:
-        inner = Drawing(self.choose, self.flavour, 1 + self.choose(3), self.level + 1)
+        size = 1 + self.choose(3)
+        inner = Drawing(self.choose, self.flavour, size, self.level + 1, self.processes)
         inner.uid = self.next_uid() * 100
         self.subs.append(inner.program(is_expression=True))
         self.features |= inner.features
         return len(self.subs) - 1
 
     def mapped(self) -> Node:
-        task = self.one(MAPPED[self.flavour])
+        task = self.one(self.mapped_tasks)
         self.mark("map")
         self.mark(task)
         items, are_different = self.items()
@@ -338,7 +353,7 @@ class Drawing:
             return ("list", tuple(parts)), False
         if kind < 95 and self.left > 0:
             self.left -= 1
-            task = self.one(TASKS[self.flavour])
+            task = self.one(self.tasks)
             do = (self.next_uid(), (), "items", self.one((3, 2, 4)))
             return ("node", self.add(Node("call", task, do, (("x", self.part(2)),)))), True
         return self.part(1), False
@@ -370,8 +385,9 @@ class Drawing:
             found.append(("timeout", self.one((2.25, 0.25, 5.25))))
         if self.chance(7):
             self.mark("cache")
-            # What forgets gives hits by chance if several nodes or items share it.
-            is_alone = not task.startswith("item")
+            # What forgets gives hits by chance if several nodes or items share it, as those do
+            # that items of a map return or make a tail call to.
+            is_alone = not task.startswith("item") and not self.level
             kind = self.one(("memory", "memory", "tiny", "bad put") if is_alone else ("memory",))
             self.mark(f"cache {kind}")
             found.append(("cache", kind))
@@ -400,7 +416,7 @@ class Drawing:
             self.left -= 1
             self.mark("dynamic amount")
             do = (self.next_uid(), (), "num", self.one((1, 2, 2, 9, 0)))
-            index = self.add(Node("call", self.one(TASKS[self.flavour]), do))
+            index = self.add(Node("call", self.one(self.tasks), do))
             return ("amounts", name, ("node", index))
         amount = self.one((1, 0.5, 2, 3)) if self.chance(30) else 1
         return ("amounts", name, ("lit", amount))
@@ -433,7 +449,8 @@ class Drawing:
             changes = self.changes()
             capacity = (("gpu", self.one((2, 1, 3))), ("memory", self.one((1.5, 2.0))))
         cancel_at = None
-        if self.flavour in ("async", "contended") and self.chance(7):
+        may_cancel = self.flavour in ("async", "contended") and not self.processes
+        if may_cancel and self.chance(7):
             self.mark("cancel")
             cancel_at = self.choose(8) + 0.375
         executes = self.chance(4)
@@ -524,7 +541,9 @@ def draw(choose: Choose, flavour: str | None = None) -> Program:
     """A program, by what `choose` says."""
     if flavour is None:
         flavour = FLAVOURS[choose(len(FLAVOURS))]
-    return Drawing(choose, flavour, 1 + choose(8), 0).program()
+    # Not 0, nor the last, which hypothesis likes to choose.
+    processes = choose(ONE_IN) == ONE_IN // 2
+    return Drawing(choose, flavour, 1 + choose(8), 0, processes).program()
 
 
 def seeded(seed: int, flavour: str | None = None) -> Program:

@@ -28,10 +28,9 @@ value = 4
 #    1  @1  call    r1, t1, (k2, k3)              ; add#1  6, 1
 #    2  @0  return  r0
 #
-# iteration of count: 2 registers
+# iteration of count: 1 register
 #    0  @0  call    r0, t0, (k0, k1)              ; count#0  0, 3
-#    1  @1  call    r1, t1, (k2, k3)              ; add#1  6, 1
-#    2  @0  return  r0
+#    1  @0  return  r0
 #
 # iteration of add: 2 registers
 #    0  @0  outer   r0, t1                        ; add around the loop
