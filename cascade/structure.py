@@ -276,6 +276,8 @@ class Structure:
 
     def _refuse_circular_loops(self) -> None:
         """A loop waits for the predecessors of its routes, and so they cannot need the loop."""
+        if not any(slot.after for slot in self.slots):
+            return
         waits = {
             slot.index: self._predecessors_of_routes(slot)
             for slot in self.slots
@@ -303,15 +305,18 @@ class Structure:
     def _predecessors_of_routes(self, loop: Slot) -> tuple[int, ...]:
         """What has to run, in the evaluation around the loop, before one of its iterations."""
         found = dict.fromkeys(loop.after)
-        seen = {loop.index}
-        todo = [loop]
-        for slot in todo:  # grows while routes are followed
-            selector = {} if slot.bound is None else self.selectors[slot.bound]
-            for route in selector.values():
-                if route is not None and route not in seen:
-                    seen.add(route)
-                    todo.append(self.slots[route])
-                    found.update(dict.fromkeys(self.slots[route].after))
+        todo = [loop.bound]
+        followed = set(todo)
+        for bound in todo:  # grows while routes are followed
+            selector = {} if bound is None else self.selectors[bound]
+            for route in dict.fromkeys(selector.values()):
+                if route is None:
+                    continue
+                slot = self.slots[route]
+                found.update(dict.fromkeys(slot.after))
+                if slot.bound not in followed:
+                    followed.add(slot.bound)
+                    todo.append(slot.bound)
         return tuple(found)
 
     def who_injects(self, name: str) -> str:

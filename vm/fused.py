@@ -365,7 +365,7 @@ class _Iteration:
         with self._block("def link():"):  # the names are filled in below
             self._line(f"{' = '.join(cells)} = None")
             given = [f"k{index}" for index in self.literals]
-            given += [f"r{row.dst}" for row in self.constants]
+            given += [_given_name(row) for row in self.constants]
             given += [f"p_{name}" for name in self.variables]
             head = f"{'async ' if self.is_async else ''}def run"
             with self._block(f"{head}({', '.join(['turns', 'limit', 'end', 'most', *given])}):"):
@@ -495,8 +495,10 @@ class _Iteration:
     def _emit_constant(self, pc: int, row: isa.Producer) -> None:
         """Its value was there before the loop came here; if not, the interpreter gets it."""
         self.names["absent"] = ABSENT
-        with self._block(f"if r{row.dst} is absent:", self._comments[pc]):
+        given = _given_name(row)
+        with self._block(f"if {given} is absent:", self._comments[pc]):
             self._line(f"return ~{pc}, locals()")
+        self._line(f"r{row.dst} = {given}")  # again each time: others may take the register over
 
     def _emit_follow(self, pc: int, row: isa.Follow) -> None:
         self._line(f"g{row.then} = True", self._comments[pc])
@@ -719,6 +721,11 @@ class _Block:
 
     def __exit__(self, *_: object) -> None:
         self._source._depth -= 1
+
+
+def _given_name(row: isa.Producer) -> str:
+    """The parameter that a value from outside is given as: of this evaluation, or of one around."""
+    return f"v{row.source}" if row.source >= 0 else f"w{~row.source}"
 
 
 def _is_plain(name: str) -> bool:
