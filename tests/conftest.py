@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -60,6 +63,24 @@ def inside(backend: str) -> Callable[..., Any]:
         return anyio.run(async_fn, *args, backend=backend, backend_options=virtual_time(backend))
 
     return inside
+
+
+@pytest.fixture
+def cascade(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line as a process of its own, in `tmp_path`."""
+
+    def cascade(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "cascade", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+            **options,
+        )
+
+    return cascade
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
