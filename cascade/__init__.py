@@ -6,6 +6,7 @@ Plain functions with `@task` build a tree of lazy results when called; `run(tree
 from cascade.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
 from cascade.compiler import BlueprintBuilder, disassemble
 from cascade.constraints import ConstraintManager, ConstraintStatistics, GlobalConstraint
+from cascade.description import to_json
 from cascade.engine import Engine, EngineStatistics, run, run_async
 from cascade.errors import (
     CacheKeyError,
@@ -51,7 +52,9 @@ from cascade.flow import bind, pipeline, select_jump, sequence
 from cascade.graph import BuiltGraph, Edge, Graph, Node, build_graph
 from cascade.inputs import Env, Param
 from cascade.interpreter import GraphExecutionStrategy
+from cascade.picture import Picture, visualize
 from cascade.plan import parameters
+from cascade.records import Recording, chrome_trace, event_to_json, record
 from cascade.resources import ResourceDefinition, inject, resource
 from cascade.retry import RetryPolicy
 from cascade.solver import ExecutionPlan, NativeSolver, Solver
@@ -96,6 +99,8 @@ __all__ = [
     "NativeSolver",
     "Node",
     "Param",
+    "Picture",
+    "Recording",
     "ResourceAcquired",
     "ResourceDefinition",
     "ResourceNotFoundError",
@@ -125,14 +130,19 @@ __all__ = [
     "VirtualMachine",
     "bind",
     "build_graph",
+    "chrome_trace",
     "disassemble",
+    "event_to_json",
     "inject",
     "parameters",
     "pipeline",
+    "record",
     "resource",
     "run",
     "run_async",
     "select_jump",
     "sequence",
     "task",
+    "to_json",
+    "visualize",
 ]

@@ -90,13 +90,14 @@ def draw(structure: Structure, nodes: Mapping[int, Node]) -> Graph:
     edges = [
         Edge(nodes[source], target, kind, argument)
         for index, target in nodes.items()
-        for need, argument, ref in _needs(structure.slots[index])
+        for need, argument, ref in needs(structure.slots[index])
         for source, kind in _sources(structure, need, ref)
     ]
     return Graph(tuple(nodes.values()), tuple(edges))
 
 
-def _needs(slot: Slot) -> Iterator[tuple[EdgeKind, str | None, Ref]]:
+def needs(slot: Slot) -> Iterator[tuple[EdgeKind, str | None, Ref]]:
+    """What a node refers to, literals included, in plan order: (kind, argument, reference)."""
     for ref in slot.conditions:
         yield "condition", None, ref
     if slot.default is not None:

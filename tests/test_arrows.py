@@ -18,15 +18,15 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket", "cancellation"),
-    ("expressions", "constraints"),
-    ("task", "flow", "inputs", "resources", "admission"),
+    ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout"),
+    ("expressions", "constraints", "timeline", "drawing"),
+    ("task", "flow", "inputs", "resources", "admission", "records", "svg"),
     ("structure", "gate"),
     ("graph", "values", "state", "holdings", "ready"),
     ("solver", "executor", "cache"),
     ("plan", "processor"),
-    ("run", "trampoline"),
-    ("evaluation",),
+    ("run", "trampoline", "description"),
+    ("evaluation", "picture"),
     ("interpreter", "vm"),
     ("compiler",),
     ("engine",),
@@ -40,7 +40,7 @@ LAYERS = (
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
-    ("evaluation",),
+    ("evaluation", "picture"),
     ("interpreter", "vm"),
 }
 

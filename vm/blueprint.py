@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cascade.description import task_to_json
+from cascade.plain import plain
+from cascade.plan import Plan
 from cascade.structure import Ref, Structure
 from cascade.vm.isa import Instruction, Producer, Region, Site
 
@@ -64,6 +67,19 @@ class Blueprint:
         """How many literals its data has."""
         return self.structure.literals
 
+    def to_json(self) -> dict[str, Any]:
+        """Routines, instructions and the layout of the data, as what `json.dumps` takes.
+
+        The same program gives the same data. docs/reference/json.md says what stands where.
+        """
+        return {
+            "format": "cascade.blueprint",
+            "version": 1,
+            "literals": self.literals,
+            "sites": _sites(self.structure),
+            "routines": [_routine(routine, self.structure) for routine in self.routines],
+        }
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Blueprint):
             return NotImplemented
@@ -80,3 +96,42 @@ class Blueprint:
     def __repr__(self) -> str:
         rows = sum(len(routine.code) for routine in self.routines)
         return f"<Blueprint of {len(self.routines)} routines, {rows} instructions>"
+
+
+def _sites(structure: Structure) -> list[dict[str, Any]]:
+    """What stands at each site; nodes under the ids of `build_graph`."""
+    nodes = Plan(structure, structure.root).all_nodes()
+    told = []
+    for slot in structure.slots:
+        site: dict[str, Any] = {"kind": slot.kind, "name": slot.name}
+        if slot.is_node:
+            site |= {"id": nodes[slot.index].id, "task": task_to_json(slot.task)}
+        elif slot.routes:
+            site["keys"] = [plain(key) for key in slot.routes]
+        told.append(site)
+    return told
+
+
+def _routine(routine: Routine, structure: Structure) -> dict[str, Any]:
+    return {
+        "root": routine.root,
+        "name": structure.slots[routine.root].name if routine.root >= 0 else "literal",
+        "is_body": routine.is_body,
+        "given": sorted(map(str, routine.given)),
+        "registers": routine.registers,
+        "regions": routine.regions,
+        "exports": list(routine.exports),
+        "code": [_instruction(instruction) for instruction in routine.code],
+    }
+
+
+def _instruction(instruction: Instruction) -> dict[str, Any]:
+    told: dict[str, Any] = {"op": instruction.mnemonic, "at": instruction.at}
+    for operand in instruction.operands:
+        told[operand.name] = _operand(getattr(instruction, operand.name))
+    return told
+
+
+def _operand(value: Any) -> Any:
+    """Numbers and names as they are, tuples as lists; operands nest two deep at most."""
+    return [_operand(each) for each in value] if isinstance(value, tuple) else value

@@ -1,0 +1,77 @@
+"""Values of a user as plain data: what JSON can hold as itself, all else by its type.
+
+Nothing here is a `repr`, which may hold addresses, or be as long as the value is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from math import isfinite
+from typing import Any, Final
+
+LONGEST: Final = 10_000  # characters of a text, members of a container
+DEEPEST: Final = 8  # containers within containers
+_WIDEST = 4096  # bits of a whole number: Python refuses to write much longer ones
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` as what `json.dumps` takes: None, bool, numbers, text, lists and dicts of these.
+
+    Anything else is `{"type": ...}` with its module and name, and so are numbers JSON does not
+    know, texts and containers of more than 10,000 members, and what is nested deeper than 8.
+
+    >>> plain({"n": 1, "when": [None, float("inf")]})
+    {'n': 1, 'when': [None, {'type': 'float', 'text': 'inf'}]}
+    >>> plain(object()), plain({1: 2})
+    ({'type': 'object'}, {'type': 'dict', 'length': 1})
+    """
+    kind = type(value)
+    if value is None or kind is bool or (kind is float and isfinite(value)):
+        return value
+    if kind is int and value.bit_length() <= _WIDEST:
+        return value
+    if kind is str and len(value) <= LONGEST:
+        return value
+    if kind in (list, tuple, dict) and len(value) <= LONGEST and depth < DEEPEST:
+        if kind is not dict:
+            return [plain(member, depth + 1) for member in value]
+        if all(type(key) is str for key in value):
+            return {key: plain(member, depth + 1) for key, member in value.items()}
+    return _described(value)
+
+
+def _described(value: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {"type": type_name(type(value))}
+    if isinstance(value, Enum):
+        told["name"] = value.name
+    elif isinstance(value, type):
+        told["name"] = type_name(value)
+    elif type(value) in (float, Decimal, Fraction):
+        told["text"] = str(value)
+    elif type(value) in (list, tuple, dict, set, frozenset, str, bytes):
+        told["length"] = len(value)
+    return told
+
+
+def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Each value as plain data, under its name."""
+    return {str(name): plain(value) for name, value in values.items()}
+
+
+def type_name(kind: type) -> str:
+    """The module and qualified name of a class; the name alone for what is built in."""
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def text_of(error: BaseException) -> str:
+    """The message of `error`, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        return f"<no message: __str__ raised {type(failure).__name__}>"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
