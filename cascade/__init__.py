@@ -52,8 +52,10 @@ from cascade.flow import bind, pipeline, select_jump, sequence
 from cascade.graph import BuiltGraph, Edge, Graph, Node, build_graph
 from cascade.inputs import Env, Param
 from cascade.interpreter import GraphExecutionStrategy
+from cascade.logs import log_events
 from cascade.picture import Picture, visualize
 from cascade.plan import parameters
+from cascade.progress import Progress
 from cascade.records import Recording, chrome_trace, event_to_json, record
 from cascade.resources import ResourceDefinition, inject, resource
 from cascade.retry import RetryPolicy
@@ -100,6 +102,7 @@ __all__ = [
     "Node",
     "Param",
     "Picture",
+    "Progress",
     "Recording",
     "ResourceAcquired",
     "ResourceDefinition",
@@ -134,6 +137,7 @@ __all__ = [
     "disassemble",
     "event_to_json",
     "inject",
+    "log_events",
     "parameters",
     "pipeline",
     "record",

@@ -19,12 +19,14 @@ from cascade.expressions import Expression
 from cascade.gate import Gate
 from cascade.interpreter import GraphExecutionStrategy
 from cascade.plan import PlanCache
+from cascade.progress import Progress
 from cascade.resources import ResourceDefinition, ResourceRegistry
 from cascade.run import Run
 from cascade.solver import NativeSolver
 from cascade.vm import VirtualMachine, VMExecutionStrategy
 
 if TYPE_CHECKING:
+    from cascade.activity import Activity
     from cascade.executor import Executor
     from cascade.processor import Call
     from cascade.solver import Solver
@@ -102,6 +104,8 @@ class Engine:
         self._targets: dict[str, Expression[Any]] = {}
         # Hears of each attempt that is announced, with its arguments, which no event carries.
         self.on_attempt: Callable[[Call], None] | None = None
+        # Hears of each run that begins, with the counters that it keeps only if somebody hears.
+        self.on_run: Callable[[Activity], None] | None = None
         self._recording = False
         self._builder = BlueprintBuilder()
         self._compiled = 0
@@ -220,6 +224,7 @@ class RunAsyncOptions(TypedDict, total=False):
     bus: MessageBus | None
     tail_calls: TailCalls
     max_steps: int | None
+    progress: bool
 
 
 class RunOptions(RunAsyncOptions, total=False):
@@ -245,6 +250,7 @@ async def run_async(
     bus: MessageBus | None = None,
     tail_calls: TailCalls = "follow",
     max_steps: int | None = None,
+    progress: bool = False,
 ) -> Any:
     """`run`, inside a running event loop."""
     engine = Engine(
@@ -258,7 +264,10 @@ async def run_async(
         raise TypeError(f"resources={resources!r} must be a list; write resources=[...]")
     for definition in resources:
         engine.register(definition)
-    return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
+    if not progress:
+        return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
+    async with Progress(engine):
+        return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
 
 
 @overload
@@ -279,8 +288,9 @@ def run(
     bus: MessageBus | None = None,
     tail_calls: TailCalls = "follow",
     max_steps: int | None = None,
+    progress: bool = False,
 ) -> Any:
-    """Start an event loop and compute `target` in it.
+    """Start an event loop and compute `target` in it, showing how it goes if `progress` is true.
 
     Raises `RuntimeError` inside a running loop.
     """
@@ -302,6 +312,7 @@ def run(
             bus=bus,
             tail_calls=tail_calls,
             max_steps=max_steps,
+            progress=progress,
         )
 
     return anyio.run(main, backend=backend, backend_options=dict(backend_options or {}))

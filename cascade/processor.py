@@ -111,6 +111,7 @@ class Processor:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._bus = run.bus
+        self._activity = run.activity
         self._gate = run.engine.gate
         self._executor = run.engine.executor
         self._flights: dict[tuple[int, bytes], _Flight] = {}
@@ -154,6 +155,8 @@ class Processor:
 
     def _call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
+        if self._activity is not None:
+            self._activity.started(call.slot.name, call.attempt)
         if not self._bus.hears_tasks:
             return called(call.slot.task, call.args, call.kwargs)
         self._started(call)
@@ -235,6 +238,8 @@ class Processor:
         direct = self._executor is None and call.slot.task.mode == "inline"
         if direct and not call.slot.task.is_async:
             return await self._in_turn(call, args, kwargs)
+        if self._activity is not None:
+            self._activity.started(call.slot.name, call.attempt)
         self._started(call)
         try:
             value = await self._bounded(call, args, kwargs)
@@ -332,6 +337,8 @@ class Processor:
         pause = retry.pause_after(call.attempt)
         if self._bus.listens(TaskRetrying):
             self._publish(TaskRetrying, call, call.attempt, retry.max_attempts, pause, error)
+        if self._activity is not None:
+            self._activity.retried(call.slot.name)
         call.attempt += 1
         return pause
 
@@ -350,6 +357,8 @@ class Processor:
 
     def _finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""
+        if self._activity is not None:
+            self._activity.ended(call.slot.name, status)
         if self._bus.hears_tasks and self._bus.listens(TaskExecutionFinished):
             duration = current_time() - call.started
             self._publish(TaskExecutionFinished, call, status, duration, error)
@@ -389,12 +398,16 @@ class Processor:
             self._run.tickets[ticket] = False
         if ticket.parked and self._bus.listens(TaskBlocked):
             self._publish(TaskBlocked, call, ticket.reason)
+        if self._activity is not None and ticket.reason is not None:
+            self._activity.parked(call.slot.name, ticket.reason)
         return ticket
 
     def _start(self, call: Call) -> None:
         """The attempt starts now, with what it was granted."""
         if call.ticket is not None:
             self._run.tickets[call.ticket] = True
+            if self._activity is not None and call.ticket.reason is not None:
+                self._activity.resumed(call.slot.name, call.ticket.reason)
             self._gate.start(call.ticket)
 
     def _give_back(self, call: Call) -> None:
@@ -440,6 +453,8 @@ class Processor:
             logger.exception("the cache of task %r could not put its value", call.slot.name)
 
     def _cache_hit(self, call: Call) -> None:
+        if self._activity is not None:
+            self._activity.cached(call.slot.name)
         if self._bus.listens(TaskSkipped):
             self._publish(TaskSkipped, call, "CacheHit")
 

@@ -25,6 +25,7 @@ from anyio import CancelScope, Event, current_time
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from cascade.activity import Activity
 from cascade.cancellation import is_cancellation
 from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
@@ -64,6 +65,8 @@ class Run:
         self.is_over = False
         self._later_failures = 0
         self.result: Any = None
+        on_run = engine.on_run
+        self.activity = None if on_run is None else Activity(self.id, on_run)
         self.processor = Processor(self)
         self.holdings = self.make_holdings("run", None)
         self._open_holdings: dict[Holdings, None] = {self.holdings: None}
@@ -86,6 +89,8 @@ class Run:
         started = current_time()
         if self.bus.listens(RunStarted):
             self.bus.publish(RunStarted(self.id, started, name, params))
+        if self.activity is not None:
+            self.activity.begin(name, started)
         try:
             await self._drive(begin)
         finally:
@@ -429,11 +434,13 @@ class Run:
                 await holdings.close(failure)
 
     def _tell_finished(self, started: float) -> None:
-        if not self.bus.listens(RunFinished):
+        if self.activity is None and not self.bus.listens(RunFinished):
             return
         error = self.failure or (self._teardown_failures[0] if self._teardown_failures else None)
         status = "Succeeded" if error is None else "Failed"
         if self._interruption is not None:
             status, error = "Cancelled", None
         now = current_time()
+        if self.activity is not None:
+            self.activity.end(status, now)
         self.bus.publish(RunFinished(self.id, now, status, now - started, error))

@@ -203,6 +203,8 @@ class MapItems(Place):
         """Make all items ready, or settle an empty map at once."""
         self._missing = min(map(len, items.values()))
         self._results = [None] * self._missing
+        if self._strategy.run.activity is not None:
+            self._strategy.run.activity.mapped(self._slot.name, self._missing)
         if not self._missing:
             self._evaluation.settle_from(self._slot.index, [])
             return
@@ -257,6 +259,8 @@ class MapItems(Place):
         self._trampolines.pop(index, None)
         self._results[index] = value
         self._missing -= 1
+        if self._strategy.run.activity is not None:
+            self._strategy.run.activity.item_done(self._slot.name)
         if not self._missing:
             self._evaluation.settle_from(self._slot.index, self._results)
 
@@ -392,7 +396,8 @@ class Trampoline:
         """A returned expression: an evaluation of its own, in the owner's place."""
         if self._strategy.run.engine.tail_calls == "forbid":
             raise StaticGraphError(call.slot.name, repr(expression))
-        self._count_call(expression)
+        self._calls += 1
+        self._check(self._calls, expression)
         self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
 
     def _leave_loop_then(self, then: Callable[[], None]) -> None:
@@ -421,6 +426,8 @@ class Trampoline:
     def _iterate(self, root: int, overrides: Mapping[Any, Any], data: Any) -> None:
         self._steps += 1
         self._check(self._steps, data)
+        if self._strategy.run.activity is not None:
+            self._strategy.run.activity.iterated(self._name)
         self._evaluate(root, overrides)
 
     def _evaluate(self, root: int, overrides: Mapping[Any, Any]) -> None:
@@ -434,6 +441,8 @@ class Trampoline:
     def _count_call(self, data: Any) -> None:
         self._calls += 1
         self._check(self._calls, data)
+        if self._strategy.run.activity is not None:  # the first call turns out to be one of many
+            self._strategy.run.activity.iterated(self._name, 2 if self._calls == 2 else 1)
 
     def _check(self, count: int, data: Any) -> None:
         most = self._strategy.run.max_steps

@@ -18,8 +18,9 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout"),
-    ("expressions", "constraints", "timeline", "drawing"),
+    ("errors", "events", "retry", "bucket", "cancellation", "activity", "plain", "layout"),
+    ("expressions", "constraints", "logs", "telemetry", "readings", "timeline", "drawing"),
+    ("display", "progress"),
     ("task", "flow", "inputs", "resources", "admission", "records", "svg"),
     ("structure", "gate"),
     ("graph", "values", "state", "holdings", "ready"),
@@ -49,6 +50,8 @@ EXTERNAL = {  # None: every module may
     "anyio": None,
     "trio": {"testing", "interrupts"},
     "click": {"cli"},
+    "rich": {"display", "progress"},
+    "opentelemetry": {"telemetry"},
 }
 
 # The public names of the contract by section; a row of a package counts once it is listed.
