@@ -6,10 +6,13 @@ Exit codes: 0; 1 what was asked for failed; 2 it was asked for in a wrong way; 1
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -25,6 +28,8 @@ from cascade.inputs import Env, Param
 from cascade.interrupts import INTERRUPTED, run_interruptible
 from cascade.loading import Loaded, LoadError, given_params, load
 from cascade.outline import outline
+from cascade.outputs import written
+from cascade.picture import visualize
 from cascade.plan import parameters
 from cascade.testing import assert_strategies_agree
 from cascade.tracebacks import folded_traceback
@@ -201,16 +206,23 @@ def cli(context: click.Context) -> None:
 @click.option("--vm", "use_vm", is_flag=True, help="Run it on the virtual machine.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio")
 @_limits
+@click.option("--progress/--quiet", default=None, help="Show how it goes, as on a terminal.")
+@click.option("--events", metavar="FILE", help="Write each event to it, a line of JSON.")
+@click.option("--trace", metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
 def run(
     loaded: Loaded,
     pairs: tuple[str, ...],
     use_vm: bool,
     backend: str,
+    progress: bool | None,
+    events: str | None,
+    trace: str | None,
     **options: Any,
 ) -> int:
     """Run a target and print its value, as JSON where it can be."""
     params = given_params(loaded.target, pairs)
     limits = _limits_given(options)
+    bus = MessageBus()
     main = partial(
         run_async,
         loaded.target,
@@ -219,15 +231,30 @@ def run(
         system_resources=limits.capacity,
         constraints=limits.constraints,
         resources=loaded.resources,
+        bus=bus,
+        progress=_shows_progress(progress),
     )
     try:
-        value = run_interruptible(main, backend)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(written(bus, events=events, trace=trace))
+            except OSError as error:
+                raise LoadError(f"cannot write {error.filename!r}: {error.strerror}") from None
+            value = run_interruptible(main, backend)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:  # of a task
         return _failed(error)
     click.echo(_shown(value))
     return 0
+
+
+def _shows_progress(asked: bool | None) -> bool:
+    """What was asked for; else whether somebody looks on."""
+    has_rich = find_spec("rich") is not None
+    if asked and not has_rich:
+        raise LoadError("showing progress needs rich; pip install 'cascade-vm[progress]'")
+    return sys.stderr.isatty() and has_rich if asked is None else asked
 
 
 def _shown(value: Any) -> str:
@@ -245,6 +272,26 @@ def _shown(value: Any) -> str:
 def plan(loaded: Loaded, **options: Any) -> None:
     """Show what would run, in plan order, and under which conditions and limits."""
     click.echo(outline(loaded.target, _limits_given(options).constraints))
+
+
+@cli.command(cls=TargetCommand)
+@_target
+@click.option("--format", "kind", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid")
+@click.option("-o", "--output", metavar="FILE", help="Write it there instead of printing it.")
+def graph(loaded: Loaded, kind: str, output: str | None) -> None:
+    """Draw a target: what it computes, what needs what, and what decides."""
+    try:
+        picture = visualize(loaded.target)
+    except ValueError as error:  # too large, or a circle
+        raise click.ClickException(str(error)) from None
+    drawn = {"mermaid": picture.mermaid, "dot": picture.dot, "svg": picture.svg}[kind]()
+    if output is None:
+        click.echo(drawn)
+        return
+    try:
+        Path(output).write_text(f"{drawn}\n", encoding="utf-8")
+    except OSError as error:
+        raise LoadError(f"cannot write {output!r}: {error.strerror}") from None
 
 
 @cli.command(cls=TargetCommand)

@@ -32,7 +32,7 @@ LAYERS = (
     ("compiler",),
     ("engine",),
     ("agreement", "testing", "__init__"),
-    ("interrupts", "tracebacks", "sources", "loading", "outline", "checks", "doctor"),
+    ("interrupts", "tracebacks", "sources", "loading", "outline", "checks", "doctor", "outputs"),
     ("cli",),
     ("__main__",),
 )
