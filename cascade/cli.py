@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except Exception as error:
+    except SystemExit:  # of the module of the target
+        raise
+    except BaseException as error:
         return _failed(error)
     return code if isinstance(code, int) else 0
 
