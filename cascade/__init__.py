@@ -57,6 +57,7 @@ from cascade.picture import Picture, visualize
 from cascade.plan import parameters
 from cascade.progress import Progress
 from cascade.records import Recording, chrome_trace, event_to_json, record
+from cascade.report import report
 from cascade.resources import ResourceDefinition, inject, resource
 from cascade.retry import RetryPolicy
 from cascade.solver import ExecutionPlan, NativeSolver, Solver
@@ -141,6 +142,7 @@ __all__ = [
     "parameters",
     "pipeline",
     "record",
+    "report",
     "resource",
     "run",
     "run_async",

@@ -1,7 +1,7 @@
 """Where the boxes of a picture stand: in layers from top to bottom, as Sugiyama's method has it.
 
 1. Layers: longest path, so that every line goes down. Lines that would close a circle, which only
-   jumps do, are *back* lines: they take no part, and go around on the right.
+   jumps do, are *back* lines: they take no part, and find their way up between the boxes last.
 2. Points: a line over several layers gets a point in each layer between. Lines of one look that
    begin at the same box share their points. There are at most `MOST_POINTS`; the longest lines
    go without, straight.
@@ -18,13 +18,15 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 MOST_POINTS: Final = 20_000
 GAP: Final = 28.0  # between neighbours in a layer
 LEVEL: Final = 56.0  # between layers
 MARGIN: Final = 16.0
-DETOUR: Final = 22.0  # between back lines that go around
+DETOUR: Final = 22.0  # of a loop to itself
+_CLEAR: Final = 9.0  # what a back line keeps away from anything else
 _SWEEPS: Final = 12
 _POINT_WEIGHT: Final = 4.0  # long lines shall be straight
 
@@ -137,7 +139,7 @@ class _Layouter:
         for number in sorted(filter(self._is_back.__getitem__, range(len(drawn))), key=ways.span):
             drawn[number] = ways.back(number)
         return Layout(
-            max(ways.right, default=0.0) + MARGIN,
+            ways.right + MARGIN,
             (bottoms[-1] if rows else 0.0) + self._margin,
             tuple(ways.middle(n) for n in range(len(self._boxes))),
             tuple(drawn),
@@ -249,7 +251,7 @@ class _Layouter:
 
 
 class _Ways:
-    """The lines, once everything has its place. `right` is how far each layer reaches."""
+    """The lines, once everything has its place. `right` is how far all of it reaches."""
 
     def __init__(
         self,
@@ -267,10 +269,14 @@ class _Ways:
         self._tops = tops
         self._bottoms = bottoms
         self._backs = 0
-        self.right = [0.0] * len(tops)
+        self.right = 0.0
+        self._taken: list[list[tuple[float, float]]] = [[] for _ in tops]  # from, to
         for number, level in enumerate(layer):
-            beside = boxes[number].width / 2 + boxes[number].beside if number < len(boxes) else 0
-            self.right[level] = max(self.right[level], x[number] + beside)
+            half = boxes[number].width / 2 if number < len(boxes) else 0.0
+            beside = boxes[number].beside if number < len(boxes) else 0.0
+            self._take(level, x[number] - half, x[number] + half + beside)
+        for taken in self._taken:
+            taken.sort()
         self._leaves = _spread(boxes, ((li.source, li.look, 0.0) for li in links))
         self._arrives = _spread(boxes, ((li.target, li.look, x[li.source]) for li in links))
 
@@ -299,9 +305,9 @@ class _Ways:
         return tuple(dict.fromkeys(way))
 
     def back(self, number: int) -> tuple[Point, ...]:
-        """Out below the source, around everything between on the right, in above the target.
+        """Out below the source, up through the first gap on the right, in above the target.
 
-        It crosses layers only where there are no boxes. A loop to itself is a bow at its side.
+        It crosses layers where there is nothing else. A loop to itself is a bow at its side.
         """
         link = self._links[number]
         x, y = self.middle(link.source)
@@ -310,8 +316,10 @@ class _Ways:
             right, low, high = x + box.width / 2, y + box.height / 4, y - box.height / 4
             return ((right, low), (right + DETOUR, low), (right + DETOUR, high), (right, high))
         upper, lower = self._layer[link.target], self._layer[link.source]
-        around = max(self.right[upper : lower + 1]) + DETOUR
-        self.right[upper : lower + 1] = [around] * (lower + 1 - upper)
+        around = self._gap(upper, lower, max(x, self._x[link.target]))
+        for level in range(upper, lower + 1):
+            self._take(level, around, around)
+            self._taken[level].sort()
         lane = 4.0 * (self._backs % 3)
         self._backs += 1
         below, above = self._bottoms[lower] + 10 + lane, self._tops[upper] - 14 - lane
@@ -320,6 +328,23 @@ class _Ways:
         x, end_x = x + box.width * 0.36, end_x + target.width * 0.36
         way = [(x, y + box.height / 2), (x, below), (around, below), (around, above)]
         return (*way, (end_x, above), (end_x, end_y - target.height / 2))
+
+    def _take(self, level: int, left: float, right: float) -> None:
+        self._taken[level].append((left - _CLEAR, right + _CLEAR))
+        self.right = max(self.right, right)
+
+    def _gap(self, upper: int, lower: int, x: float) -> float:
+        """The first place from `x` on that is free in all these layers."""
+        level = upper
+        while level <= lower:
+            taken = self._taken[level]
+            before = bisect_right(taken, (x, inf)) - 1
+            if before >= 0 and taken[before][1] > x:
+                x = taken[before][1]
+                level = upper
+            else:
+                level += 1
+        return x
 
 
 def _side(box: Box) -> float:

@@ -81,12 +81,13 @@ class _Writer:
         self._tips = tips
 
     def parts(self) -> Iterator[str]:
+        plates = _Plates()
         labels = [
-            (_label_place(way, line, is_back), line)
+            (plates.place(_label_places(way, line, is_back), _plate(line.label)), line)
             for line, way, is_back in self._lines()
             if line.label
         ]
-        right = [x + _width(_short(line.label), _NOTE) / 2 + 12 for (x, _), line in labels]
+        right = [x + _plate(line.label) / 2 + 8 for (x, _), line in labels]
         width, height = max([self._layout.width, *right]), self._layout.height
         if not self._drawing.shapes:
             width, height = 320.0, 48.0
@@ -233,26 +234,59 @@ def _head(end: Point, *, from_right: bool) -> str:
     return f'<polygon class="cs-head" points="{corners}"/>'
 
 
-def _label_place(way: tuple[Point, ...], line: Line, is_back: bool) -> Point:
-    """Routes are labelled where they begin, since they end at one place; all else at the end."""
+def _label_places(way: tuple[Point, ...], line: Line, is_back: bool) -> Iterator[Point]:
+    """Where a label may stand, the best first: routes near their beginning, others near the end.
+
+    The routes of a Router end at one place; what decides about a node comes to that alone.
+    """
     if is_back:
-        (right, y), (_, end_y) = way[len(way) // 2 - 1 : len(way) // 2 + 1]
-        return (right + 6 + _width(_short(line.label), _NOTE) / 2, (y + end_y) / 2)
-    bends = [pair for pair in itertools.pairwise(way) if pair[1][1] - pair[0][1] > 20] or list(
-        itertools.pairwise(way)
-    )
+        (x, y), (right, end_y) = way[1:3]
+        if line.source == line.target:
+            yield (right + 6 + _width(_short(line.label), _NOTE) / 2, (y + end_y) / 2)
+        else:
+            yield ((x + right) / 2, y)
+        return
+    steps = list(itertools.pairwise(way))
+    bends = [step for step in steps if step[1][1] - step[0][1] > 20] or steps
     first = line.kind == "route"
     (x, y), (end_x, end_y) = bends[0 if first else -1]
-    t = 0.35 if first else 0.62
-    across = 3 * t * t - 2 * t**3
-    down = 1.5 * t - 1.5 * t * t + t**3
-    return (x + (end_x - x) * across, y + (end_y - y) * down)
+    for t in (0.35, 0.5, 0.24, 0.65, 0.8) if first else (0.62, 0.48, 0.74, 0.34, 0.2):
+        across = 3 * t * t - 2 * t**3
+        down = 1.5 * t - 1.5 * t * t + t**3
+        yield (x + (end_x - x) * across, y + (end_y - y) * down)
+
+
+class _Plates:
+    """The plates of labels placed so far, by their height in rows of 16 pixels."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, list[tuple[float, float, float]]] = {}
+
+    def place(self, places: Iterator[Point], width: float) -> Point:
+        """The first of some places where the plate covers no other; the first of all if none."""
+        tried = list(places)
+        x, y = next((point for point in tried if self._is_free(point, width)), tried[0])
+        self._rows.setdefault(int(y // 16), []).append((x - width / 2, x + width / 2, y))
+        return x, y
+
+    def _is_free(self, point: Point, width: float) -> bool:
+        x, y = point
+        left, right, row = x - width / 2, x + width / 2, int(y // 16)
+        return not any(
+            other_left < right and left < other_right and abs(other_y - y) < 16
+            for near in (row - 1, row, row + 1)
+            for other_left, other_right, other_y in self._rows.get(near, ())
+        )
+
+
+def _plate(label: str) -> float:
+    """The width of the plate of a label."""
+    return _width(_short(label), _NOTE) + 8
 
 
 def _label(place: Point, label: str) -> str:
     x, y = place
-    text = _short(label)
-    width = _width(text, _NOTE) + 8
+    text, width = _short(label), _plate(label)
     return (
         f'<rect class="cs-plate" x="{x - width / 2:.1f}" y="{y - 8:.1f}" width="{width:.1f}" '
         f'height="16" rx="4"/><text class="cs-label" x="{x:.1f}" y="{y + 4:.1f}">'

@@ -27,10 +27,11 @@ LAYERS = (
     ("solver", "executor", "cache"),
     ("plan", "processor"),
     ("run", "trampoline", "description"),
-    ("evaluation", "picture"),
+    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
-    ("compiler",),
-    ("engine",),
+    ("compiler", "blame"),
+    ("engine", "page"),
+    ("report",),
     ("agreement", "testing", "__init__"),
     ("interrupts", "tracebacks", "sources", "loading", "outline", "checks", "doctor", "outputs"),
     ("cli",),
@@ -41,7 +42,7 @@ LAYERS = (
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
-    ("evaluation", "picture"),
+    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
 }
 
