@@ -34,7 +34,7 @@ class TaskActivity:
         self.failed = 0
         self.cancelled = 0
         self.retried = 0  # failed attempts after which another is to follow
-        self.restarted = 0  # those others, once they start
+        self.restarted = 0  # those others, once they start or are parked
         self.cached = 0  # cache hits
         self.parked: dict[str, int] = {}  # how many wait at the gate now, by what blocked them
         self.items = 0  # of maps, known when a map starts
@@ -112,17 +112,21 @@ class Activity:
         """A call found its value in the cache."""
         self._task(name).cached += 1
 
-    def parked(self, name: str, reason: str) -> None:
+    def parked(self, name: str, reason: str, attempt: int) -> None:
         """An attempt waits for capacity or a constraint."""
-        parked = self._task(name).parked
-        parked[reason] = parked.get(reason, 0) + 1
+        task = self._task(name)
+        task.parked[reason] = task.parked.get(reason, 0) + 1
+        if attempt > 1:
+            task.restarted += 1
 
-    def resumed(self, name: str, reason: str) -> None:
-        """An attempt that was parked for `reason` goes on."""
-        parked = self._task(name).parked
-        parked[reason] -= 1
-        if not parked[reason]:
-            del parked[reason]
+    def resumed(self, name: str, reason: str, attempt: int) -> None:
+        """An attempt that was parked for `reason` is about to start."""
+        task = self._task(name)
+        task.parked[reason] -= 1
+        if not task.parked[reason]:
+            del task.parked[reason]
+        if attempt > 1:
+            task.restarted -= 1
 
     # Maps and loops
 

@@ -138,6 +138,11 @@ class _Checks:
                 if kind is not None and name in capacity and exact(amount) > capacity[name]:
                     message = f"it takes {name}={amount}, more than there is ({given[name]})"
                     yield Finding("error", where, message)
+        taken = {name for slot, _ in self._ids() for name, _, _ in slot.amounts}
+        for name in given:
+            if name not in taken:
+                message = f"no task of it takes the capacity {name!r}{did_you_mean(name, taken)}"
+                yield Finding("hint", "the target", message)
 
     def skips(self) -> Iterator[Finding]:
         """Nodes that are skipped whatever happens."""

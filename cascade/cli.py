@@ -7,34 +7,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import click
 
+from cascade import options
 from cascade.checks import check
 from cascade.compiler import disassemble
-from cascade.constraints import GlobalConstraint, checked, checked_capacity
 from cascade.doctor import examine
 from cascade.engine import run_async
 from cascade.events import MessageBus, RunFinished
-from cascade.expressions import NOTHING
-from cascade.inputs import Env, Param
 from cascade.interrupts import INTERRUPTED, run_interruptible
-from cascade.loading import Loaded, LoadError, given_params, load
+from cascade.loading import Loaded, LoadError, given_params
 from cascade.outline import outline
 from cascade.outputs import written
 from cascade.picture import visualize
-from cascade.plan import parameters
 from cascade.testing import assert_strategies_agree
 from cascade.tracebacks import folded_traceback
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,133 +55,6 @@ def _failed(error: BaseException) -> int:
     return 1
 
 
-# What is given on the command line
-
-
-_ARGUMENTS: Final = "cascade.arguments"
-
-
-class TargetCommand(click.Command):
-    """A command for a target, whose `--help`, if a target is named, tells what the target takes."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_options(ctx, formatter)
-        # Help is written before the target is converted.
-        named, _, _ = self.make_parser(ctx).parse_args(list(ctx.meta[_ARGUMENTS]))
-        if not isinstance(named.get("loaded"), str):
-            return
-        loaded = load(named["loaded"])
-        declared = parameters(loaded.target)
-        _write_rows(
-            formatter,
-            f"Parameters of {loaded.name} (-p NAME=VALUE)",
-            [(f"{p.name}={_type_of(p)}", _told(p)) for p in declared if isinstance(p, Param)],
-        )
-        _write_rows(
-            formatter,
-            f"Environment variables of {loaded.name}",
-            [(each.name, _told(each)) for each in declared if isinstance(each, Env)],
-        )
-
-
-def _write_rows(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
-    if rows:
-        with formatter.section(title):
-            formatter.write_dl(rows)
-
-
-def _type_of(param: Param[Any]) -> str:
-    return str(getattr(param.type, "__name__", param.type))
-
-
-def _told(declared: Param[Any] | Env) -> str:
-    is_required = declared.default is NOTHING
-    default = "required" if is_required else f"default: {declared.default!r}"
-    return f"{declared.description}  [{default}]".strip()
-
-
-def _target(command: F) -> F:
-    return click.argument(
-        "loaded",
-        metavar="FILE.py:NAME | MODULE:NAME",
-        callback=lambda _context, _parameter, named: load(named),
-    )(command)
-
-
-def _params(command: F) -> F:
-    return click.option(
-        "-p", "--param", "pairs", metavar="NAME=VALUE", multiple=True, help="Give a parameter."
-    )(command)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The capacity and the constraints of a run."""
-
-    capacity: dict[str, float]
-    constraints: list[GlobalConstraint]
-
-
-def _limits(command: F) -> F:
-    options = (
-        ("--limit", "NAME=AMOUNT", "Capacity that tasks take with_constraints, such as gpu=2."),
-        ("--rate", "SCOPE=RATE", "At most so many starts, such as 'task:fetch*=10/s'."),
-        ("--concurrency", "SCOPE=N", "At most so many at once, such as 'global=8'."),
-    )
-    for name, metavar, text in reversed(options):
-        option = click.option(name, metavar=metavar, multiple=True, callback=_by_name, help=text)
-        command = option(command)
-    return command
-
-
-def _by_name(
-    _context: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]
-) -> dict[str, str]:
-    """Each `NAME=VALUE`, parted at the last `=`: a scope may hold others."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.rpartition("=")
-        if not equals or not name:
-            raise LoadError(f"{parameter.opts[0]} {pair!r} has no value; write NAME=VALUE")
-        if name in found:
-            raise LoadError(f"{parameter.opts[0]} is given twice for {name!r}")
-        found[name] = value
-    return found
-
-
-def _limits_given(options: Mapping[str, Mapping[str, str]]) -> Limits:
-    """The limits among the options; `LoadError` for what no engine would take."""
-    capacity = {name: _number(f"--limit {name}", text) for name, text in options["limit"].items()}
-    constraints = [
-        GlobalConstraint(f"rate_limit:{scope}", scope, "rate_limit", {"rate": rate})
-        for scope, rate in options["rate"].items()
-    ]
-    for scope, text in options["concurrency"].items():
-        limit = _number(f"--concurrency {scope}", text)
-        constraints.append(
-            GlobalConstraint(f"concurrency:{scope}", scope, "concurrency", {"limit": limit})
-        )
-    try:
-        checked_capacity(capacity)
-        return Limits(capacity, [checked(constraint) for constraint in constraints])
-    except ValueError as error:
-        raise LoadError(str(error)) from None
-
-
-def _number(what: str, text: str) -> float:
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    raise LoadError(f"{what}={text!r} is no number")
-
-
-# The commands
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(package_name="cascade-vm")
 @click.pass_context
@@ -202,15 +69,16 @@ def cli(context: click.Context) -> None:
         context.exit(2)
 
 
-@cli.command(cls=TargetCommand)
-@_target
-@_params
+@cli.command(cls=options.TargetCommand)
+@options.target
+@options.params
 @click.option("--vm", "use_vm", is_flag=True, help="Run it on the virtual machine.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio")
-@_limits
+@options.limits
 @click.option("--progress/--quiet", default=None, help="Show how it goes, as on a terminal.")
 @click.option("--events", metavar="FILE", help="Write each event to it, a line of JSON.")
 @click.option("--trace", metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
+@click.option("--report", metavar="FILE", help="Write a page of HTML about the run.")
 def run(
     loaded: Loaded,
     pairs: tuple[str, ...],
@@ -219,29 +87,30 @@ def run(
     progress: bool | None,
     events: str | None,
     trace: str | None,
-    **options: Any,
+    report: str | None,
+    limit: dict[str, str],
+    rate: dict[str, str],
+    concurrency: dict[str, str],
 ) -> int:
     """Run a target and print its value, as JSON where it can be."""
     params = given_params(loaded.target, pairs)
-    limits = _limits_given(options)
     bus = MessageBus()
     main = partial(
         run_async,
         loaded.target,
         params=params,
         use_vm=use_vm,
-        system_resources=limits.capacity,
-        constraints=limits.constraints,
+        system_resources=options.capacity_of(limit),
+        constraints=options.constraints_of(rate, concurrency),
         resources=loaded.resources,
         bus=bus,
         progress=_shows_progress(progress),
     )
+    files = written(bus, loaded.target, events=events, trace=trace, report=report)
     try:
         with ExitStack() as stack:
-            try:
-                stack.enter_context(written(bus, events=events, trace=trace))
-            except OSError as error:
-                raise LoadError(f"cannot write {error.filename!r}: {error.strerror}") from None
+            with _can_write():
+                stack.enter_context(files)
             value = run_interruptible(main, backend)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -249,6 +118,15 @@ def run(
         return _failed(error)
     click.echo(_shown(value))
     return 0
+
+
+@contextmanager
+def _can_write() -> Iterator[None]:
+    """A file that cannot be written is wrong usage."""
+    try:
+        yield
+    except OSError as error:
+        raise LoadError(f"cannot write {error.filename!r}: {error.strerror}") from None
 
 
 def _shows_progress(asked: bool | None) -> bool:
@@ -268,16 +146,19 @@ def _shown(value: Any) -> str:
         return repr(value)
 
 
-@cli.command(cls=TargetCommand)
-@_target
-@_limits
-def plan(loaded: Loaded, **options: Any) -> None:
+@cli.command(cls=options.TargetCommand)
+@options.target
+@options.limits
+def plan(
+    loaded: Loaded, limit: dict[str, str], rate: dict[str, str], concurrency: dict[str, str]
+) -> None:
     """Show what would run, in plan order, and under which conditions and limits."""
-    click.echo(outline(loaded.target, _limits_given(options).constraints))
+    constraints = options.constraints_of(rate, concurrency)
+    click.echo(outline(loaded.target, constraints, options.capacity_of(limit)))
 
 
-@cli.command(cls=TargetCommand)
-@_target
+@cli.command(cls=options.TargetCommand)
+@options.target
 @click.option("--format", "kind", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid")
 @click.option("-o", "--output", metavar="FILE", help="Write it there instead of printing it.")
 def graph(loaded: Loaded, kind: str, output: str | None) -> None:
@@ -290,29 +171,27 @@ def graph(loaded: Loaded, kind: str, output: str | None) -> None:
     if output is None:
         click.echo(drawn)
         return
-    try:
+    with _can_write():
         Path(output).write_text(f"{drawn}\n", encoding="utf-8")
-    except OSError as error:
-        raise LoadError(f"cannot write {output!r}: {error.strerror}") from None
 
 
-@cli.command(cls=TargetCommand)
-@_target
+@cli.command(cls=options.TargetCommand)
+@options.target
 def dis(loaded: Loaded) -> None:
     """Show the instructions of a target for the virtual machine."""
     click.echo(disassemble(loaded.target))
 
 
-@cli.command("check", cls=TargetCommand)
-@_target
-@_limits
-def check_command(loaded: Loaded, **options: Any) -> int:
+@cli.command("check", cls=options.TargetCommand)
+@options.target
+@options.limit
+def check_command(loaded: Loaded, limit: dict[str, str]) -> int:
     """Report what is wrong with a target, without running it; exit code 1 for an error.
 
     Errors and warnings are certain; hints may be meant as they are.
     """
-    limits = _limits_given(options)
-    found = check(loaded.target, resources=loaded.resources, capacity=limits.capacity)
+    capacity = options.capacity_of(limit)
+    found = check(loaded.target, resources=loaded.resources, capacity=capacity)
     for finding in found:
         click.echo(str(finding))
     if not found:
@@ -320,14 +199,20 @@ def check_command(loaded: Loaded, **options: Any) -> int:
     return int(any(finding.severity == "error" for finding in found))
 
 
-@cli.command(cls=TargetCommand)
-@_target
-@_params
-@_limits
-def agree(loaded: Loaded, pairs: tuple[str, ...], **options: Any) -> int:
+@cli.command(cls=options.TargetCommand)
+@options.target
+@options.params
+@options.limits
+def agree(
+    loaded: Loaded,
+    pairs: tuple[str, ...],
+    limit: dict[str, str],
+    rate: dict[str, str],
+    concurrency: dict[str, str],
+) -> int:
     """Run a target under both strategies on both event loops, in virtual time, and compare."""
     params = given_params(loaded.target, pairs)
-    limits = _limits_given(options)
+    capacity, constraints = options.capacity_of(limit), options.constraints_of(rate, concurrency)
     ends: list[RunFinished] = []
 
     def bus() -> MessageBus:
@@ -339,8 +224,8 @@ def agree(loaded: Loaded, pairs: tuple[str, ...], **options: Any) -> int:
         assert_strategies_agree(
             loaded.make,
             params=params,
-            system_resources=limits.capacity,
-            constraints=limits.constraints,
+            system_resources=capacity,
+            constraints=constraints,
             resources=loaded.resources,
             bus=bus,
         )

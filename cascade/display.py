@@ -72,8 +72,8 @@ class TerminalDisplay:
             return
         # First, since what is printed above is followed by the picture drawn last.
         self._live.update(picture(going_on, self._console) if going_on else Text(), refresh=True)
-        for run in ended[:MOST_ENDED]:
-            self._console.print(picture([run], self._console))
+        if ended:
+            self._console.print(picture(ended[:MOST_ENDED], self._console))
         if len(ended) > MOST_ENDED:
             self._console.print(Text(_more_ended(ended[MOST_ENDED:])))
 

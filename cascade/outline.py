@@ -7,7 +7,7 @@ Router(kind#0)  'json': parse#1, 'txt': 'nothing to parse'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from cascade.constraints import GlobalConstraint, parse_scope
@@ -18,14 +18,19 @@ _MOST_MEMBERS: Final = 8  # of a container, and of routes, in one line
 _LONGEST: Final = 40  # characters of a literal
 
 
-def outline(target: Any, constraints: Iterable[GlobalConstraint] = ()) -> str:
+def outline(
+    target: Any,
+    constraints: Iterable[GlobalConstraint] = (),
+    capacity: Mapping[str, float] | None = None,
+) -> str:
     """A line for each node that may run, in plan order; those that only jumps lead to come last.
 
+    `constraints` and `capacity` (`system_resources`) are those of the run, as far as it is known.
     Raises `CycleError` if expressions depend on each other in a circle.
     """
     reading = read(target)
     structure = Structure(reading.key)
-    drawn = _Outline(structure, reading.data, constraints)
+    drawn = _Outline(structure, reading.data, constraints, capacity or {})
     order = structure.order_from(structure.root)
     rows = list(drawn.rows(order.needed))
     jumped = list(drawn.rows(order.routed))
@@ -39,8 +44,13 @@ def outline(target: Any, constraints: Iterable[GlobalConstraint] = ()) -> str:
 
 class _Outline:
     def __init__(
-        self, structure: Structure, data: tuple[Any, ...], constraints: Iterable[GlobalConstraint]
+        self,
+        structure: Structure,
+        data: tuple[Any, ...],
+        constraints: Iterable[GlobalConstraint],
+        capacity: Mapping[str, float],
     ) -> None:
+        self._capacity = capacity
         self._slots = structure.slots
         self._selectors = structure.selectors
         self._data = data
@@ -84,10 +94,10 @@ class _Outline:
         yield from (f"{name}={self._named(ref)}" for name, ref in slot.kwargs if ref >= 0)
 
     def _amounts(self, slot: Slot) -> Iterator[str]:
-        amounts = [
-            f"{name}={self._named(amount) if kind is None else amount}"
-            for name, kind, amount in slot.amounts
-        ]
+        amounts = []
+        for name, kind, amount in slot.amounts:
+            of = f" of {self._capacity[name]}" if name in self._capacity else ""
+            amounts.append(f"{name}={self._named(amount) if kind is None else amount}{of}")
         if amounts:
             yield f"takes {', '.join(amounts)}"
 

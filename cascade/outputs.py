@@ -1,4 +1,4 @@
-"""What a run leaves behind in files: its events as they happen, a trace of it at the end."""
+"""What a run leaves behind in files: its events as they happen, a trace and a report at the end."""
 
 from __future__ import annotations
 
@@ -6,29 +6,39 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TextIO
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from cascade.events import Event, MessageBus
 from cascade.records import Recording, chrome_trace, event_to_json, record
+from cascade.report import report as write_report
 
 logger = logging.getLogger("cascade")
 
 
 @contextmanager
 def written(
-    bus: MessageBus, *, events: str | None = None, trace: str | None = None
+    bus: MessageBus,
+    target: Any,
+    *,
+    events: str | None = None,
+    trace: str | None = None,
+    report: str | None = None,
 ) -> Iterator[None]:
     """While it lasts, what `bus` tells is written to these files; also if the body fails.
 
     `events` gets a line of JSON for each event as soon as it is there, `trace` the Chrome trace
-    format at the end. Files are opened, and emptied, at the start. Raises `OSError` for one that
-    cannot be.
+    format and `report` a page about the run of `target` at the end. Files are opened, and emptied,
+    at the start. Raises `OSError` for one that cannot be.
     """
     with ExitStack() as stack:
         if events is not None:
             stack.enter_context(_lines(bus, events))
         if trace is not None:
             stack.enter_context(_at_the_end(bus, trace, _write_trace))
+        if report is not None:
+            stack.enter_context(_at_the_end(bus, report, partial(write_report, target=target)))
         yield
 
 
@@ -49,21 +59,19 @@ def _lines(bus: MessageBus, path: str) -> Iterator[None]:
 
 @contextmanager
 def _at_the_end(
-    bus: MessageBus, path: str, write: Callable[[Recording, TextIO], None]
+    bus: MessageBus, path: str, write: Callable[[Recording, Path], object]
 ) -> Iterator[None]:
-    with open(path, "w", encoding="utf-8") as file, record(bus) as recording:
+    file = Path(path)
+    file.write_bytes(b"")
+    with record(bus) as recording:
         try:
             yield
         finally:
             if recording.dropped:
-                logger.warning(
-                    "%s lacks the first %d events of %d",
-                    path,
-                    recording.dropped,
-                    recording.dropped + len(recording),
-                )
+                kept, all_of_them = len(recording), len(recording) + recording.dropped
+                logger.warning("%s tells of the last %d of %d events", path, kept, all_of_them)
             write(recording, file)
 
 
-def _write_trace(recording: Recording, file: TextIO) -> None:
-    json.dump(chrome_trace(recording), file, ensure_ascii=False)
+def _write_trace(recording: Recording, file: Path) -> None:
+    file.write_text(json.dumps(chrome_trace(recording), ensure_ascii=False), encoding="utf-8")

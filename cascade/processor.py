@@ -399,7 +399,7 @@ class Processor:
         if ticket.parked and self._bus.listens(TaskBlocked):
             self._publish(TaskBlocked, call, ticket.reason)
         if self._activity is not None and ticket.reason is not None:
-            self._activity.parked(call.slot.name, ticket.reason)
+            self._activity.parked(call.slot.name, ticket.reason, call.attempt)
         return ticket
 
     def _start(self, call: Call) -> None:
@@ -407,7 +407,7 @@ class Processor:
         if call.ticket is not None:
             self._run.tickets[call.ticket] = True
             if self._activity is not None and call.ticket.reason is not None:
-                self._activity.resumed(call.slot.name, call.ticket.reason)
+                self._activity.resumed(call.slot.name, call.ticket.reason, call.attempt)
             self._gate.start(call.ticket)
 
     def _give_back(self, call: Call) -> None:

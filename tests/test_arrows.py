@@ -34,6 +34,7 @@ LAYERS = (
     ("report",),
     ("agreement", "testing", "__init__"),
     ("interrupts", "tracebacks", "sources", "loading", "outline", "checks", "doctor", "outputs"),
+    ("options",),
     ("cli",),
     ("__main__",),
 )
@@ -50,7 +51,7 @@ FORBIDDEN = {
 EXTERNAL = {  # None: every module may
     "anyio": None,
     "trio": {"testing", "interrupts"},
-    "click": {"cli"},
+    "click": {"cli", "options"},
     "rich": {"display", "progress"},
     "opentelemetry": {"telemetry"},
 }

@@ -262,6 +262,10 @@ def test_demands_that_no_capacity_meets():
     assert told(target, capacity={"gpu": 0.2}) == [
         "error: add#0: it takes gpu=0.3, more than there is (0.2)"
     ]
+    assert told(target, capacity={"gup": 1}) == [
+        "hint: the target: no task of it takes the capacity 'gup'; did you mean 'gpu'? "
+        "known: 'gpu', 'ram'"
+    ]
     with pytest.raises(ValueError, match="capacity"):
         check(target, capacity={"gpu": -1})
 

@@ -100,7 +100,9 @@ def test_plan_tells_what_would_run_and_runs_nothing(cascade, flow):
         "loop: 'again' to step#0, 'done' to the end\n"
         "add#1   inline; x=step#0\n"
     )
-    assert "takes gpu=2" in printed(cascade("plan", "flow.py:wide", "--limit", "gpu=2"))
+    assert "takes gpu=2 of 3;" in printed(
+        cascade("plan", "flow.py:wide", "--limit", "gpu=3", "--concurrency", "global=1")
+    )
 
 
 def test_graph_draws_in_each_format(cascade, flow, tmp_path):
@@ -241,7 +243,16 @@ def test_a_trace_is_written_at_the_end(cascade, flow, tmp_path, strategy):
     assert slices.count("fetch") == 3  # the run, which is named after its target, and two items
 
 
-@pytest.mark.parametrize("option", ["--events", "--trace"])
+def test_a_report_is_written_at_the_end(cascade, flow, tmp_path, strategy):
+    """A page about the run, with the target; also of a run that fails."""
+    assert cascade("run", "flow.py:failing", "--report", "run.html", *strategy).returncode == 1
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "fail#0" in page
+    assert "ValueError" in page
+
+
+@pytest.mark.parametrize("option", ["--events", "--trace", "--report"])
 def test_a_file_that_cannot_be_written_is_wrong_usage(cascade, flow, option):
     """It is told before anything runs."""
     done = cascade("run", "flow.py:counted", option, "no/such/place")

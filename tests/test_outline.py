@@ -24,8 +24,8 @@ def step(n):
     return cs.Jump("done", n)
 
 
-def lines(target, constraints=()):
-    return [line.rstrip() for line in outline(target, constraints).splitlines()]
+def lines(target, *limits):
+    return [line.rstrip() for line in outline(target, *limits).splitlines()]
 
 
 def test_nodes_stand_in_plan_order_with_their_ids():
@@ -50,13 +50,13 @@ def test_a_line_tells_all_that_a_node_is_under():
     )
     rate = cs.GlobalConstraint("a", "task:f*", "rate_limit", {"rate": "10/s", "burst": 2})
     other = cs.GlobalConstraint("b", "task:g*", "concurrency", {"limit": 1})
-    assert lines(node, [rate, other]) == [
+    assert lines(node, [rate, other], {"gpu": 2}) == [
         "add#0    inline",
         "add#1    inline",
         "add#2    inline",
         "add#3    inline",
         "fetch#4  async; if add#0; if False; else add#1; after add#2; page=<Param page>; "
-        "session=<inject session>; takes gpu=1, ram=add#3; at most 5 attempts; timeout 2.5 s; "
+        "session=<inject session>; takes gpu=1 of 2, ram=add#3; at most 5 attempts; timeout 2.5 s; "
         "cache InMemoryCache; task:f*: rate 10/s, burst 2",
     ]
 

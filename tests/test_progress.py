@@ -175,6 +175,41 @@ def test_counters_say_what_events_say(counted, name):
         assert task.parked == {}
 
 
+def test_whoever_waits_waits_for_one_thing(inside, use_vm):
+    """Of a map, every item that is not done runs, waits for its next attempt, or is parked."""
+    found: list[Activity] = []
+    tasks = []
+
+    @cs.task
+    async def fails_once(n: int, failed: set[int]) -> None:
+        await anyio.sleep(0.7)
+        if n % 2 and n not in failed:
+            failed.add(n)
+            raise ConnectionError("reset")
+
+    async def main() -> None:
+        engine = cs.Engine(system_resources={"slot": 3})
+        engine.on_run = found.append
+        engine.constraints.limit_rate("task:fails_once", 2)
+        target = fails_once.map(n=range(12), failed=[set()] * 12).with_retry(2, delay=1.1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(
+                lambda: engine.run(target.with_constraints(slot=1), use_vm=use_vm),
+            )
+            await anyio.wait_all_tasks_blocked()
+            reader = Reader(found[0])
+            while (reading := reader.read(anyio.current_time())).status is None:
+                tasks.extend(reading.tasks)
+                await anyio.sleep(0.1234)
+
+    inside(main)
+    assert len(tasks) > 20
+    assert any("the next attempt" in task.waits for task in tasks)
+    assert any(len(task.waits) > 1 for task in tasks)
+    for task in tasks:
+        assert task.items_done + task.running + task.waiting == task.items == 12
+
+
 def test_the_items_of_maps_are_counted(counted):
     """A map tells how many items it has when it starts, and each item when it has its value."""
     activity, _ = counted([fetch.map(page=range(5)), fetch.map(page=[7])])
@@ -384,7 +419,7 @@ def test_a_picture_fits_into_the_terminal(height):
         activity.started(f"task{n}", 1)
         if n != 150:
             activity.ended(f"task{n}", "Succeeded")
-        activity.parked(f"other{n}", f"reason {n}")
+        activity.parked(f"other{n}", f"reason {n}", 1)
     console.print(picture([Reader(activity).read(1.0)], console))
     rows = file.getvalue().splitlines()
     assert len(rows) < height
@@ -398,7 +433,9 @@ def test_a_narrow_terminal_gets_no_wrapped_rows():
     activity = Activity("r", lambda _: None)
     activity.begin("target", 0.0)
     activity.mapped("a_task_with_quite_a_long_name", 1_000_000)
-    activity.parked("a_task_with_quite_a_long_name", "rate_limit 'api' on 'task:a_task_with'" * 3)
+    activity.parked(
+        "a_task_with_quite_a_long_name", "rate_limit 'api' on 'task:a_task_with'" * 3, 1
+    )
     console.print(picture([Reader(activity).read(1.0)], console))
     rows = file.getvalue().splitlines()
     assert len(rows) == 4
