@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -27,7 +27,6 @@ from cascade.loading import Loaded, LoadError, given_params
 from cascade.outline import outline
 from cascade.outputs import written
 from cascade.picture import visualize
-from cascade.testing import assert_strategies_agree
 from cascade.tracebacks import folded_traceback
 
 
@@ -139,11 +138,17 @@ def _shows_progress(asked: bool | None) -> bool:
 
 def _shown(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        escaped: Callable[[Any], str] = json.dumps
     except RecursionError:
         return f"<{type(value).__name__} that nests too deep to be shown>"
     except (TypeError, ValueError):
-        return repr(value)
+        text, escaped = repr(value), ascii
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return escaped(value)
+    return text
 
 
 @cli.command(cls=options.TargetCommand)
@@ -211,6 +216,8 @@ def agree(
     concurrency: dict[str, str],
 ) -> int:
     """Run a target under both strategies on both event loops, in virtual time, and compare."""
+    from cascade.testing import assert_strategies_agree  # late: it loads trio
+
     params = given_params(loaded.target, pairs)
     capacity, constraints = options.capacity_of(limit), options.constraints_of(rate, concurrency)
     ends: list[RunFinished] = []

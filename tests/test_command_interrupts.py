@@ -1,5 +1,6 @@
 """SIGINT to `cascade run` as a process, once and twice, wherever the run is (exit code 130)."""
 
+import json
 import os
 import signal
 import subprocess
@@ -94,8 +95,8 @@ def started(tmp_path, backend, use_vm):
     (tmp_path / "flow.py").write_text(FLOW)
 
     @contextmanager
-    def started(name):
-        command = [sys.executable, "-P", "-m", "cascade", "run", f"flow.py:{name}"]
+    def started(name, *more):
+        command = [sys.executable, "-P", "-m", "cascade", "run", f"flow.py:{name}", *more]
         options = ["--backend", backend, *["--vm"] * use_vm]
         process = subprocess.Popen(
             [*command, *options],
@@ -133,6 +134,20 @@ def test_an_interrupt_tears_down(started, name):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == ("closed\n", TOLD, 130)
+
+
+def test_an_interrupted_run_has_told_its_events(started, tmp_path):
+    """The files of a run are written to its end, which is that it was cancelled."""
+    with started("waiting", "--events", "events.jsonl", "--trace", "trace.json") as process:
+        wait_for(process, "ready")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    told = [event["event"] for event in events]
+    assert told.count("ResourceReleased") == 1
+    assert (told[-1], events[-1]["status"]) == ("RunFinished", "Cancelled")
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
 
 
 def test_what_fails_while_it_is_cancelled_is_interrupted_all_the_same(started):

@@ -117,6 +117,8 @@ def test_the_value_is_printed_as_json(cascade, flow, strategy):
         (float("nan"), "nan"),
         ({"when": b"x"}, "{'when': b'x'}"),
         ({(1, 2): 3}, "{(1, 2): 3}"),
+        ("\ud800", '"\\ud800"'),  # which no encoding has
+        ({"\ud800"}, "{'\\ud800'}"),
     ],
 )
 def test_what_json_cannot_say_is_printed_by_its_repr(
@@ -130,6 +132,12 @@ def test_what_json_cannot_say_is_printed_by_its_repr(
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert main(["run", f"{tmp_path}/{name}.py:give"]) == 0
     assert capsys.readouterr().out == f"{shown}\n"
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(cascade, flow):
+    """The value is JSON still."""
+    done = cascade("run", "flow.py:pages", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.stdout == '[{"page": "a"}, {"page": "\\u00e4"}]\n'
 
 
 def test_a_value_that_nests_too_deep_is_named(tmp_path, monkeypatch, capsys):
