@@ -218,6 +218,7 @@ def check(text: str, module: ModuleType, path: Path | None = None) -> None:
     run_page(found, module, path)
 
 
+@pytest.mark.timeout(240)  # each command of a page is a process of its own
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_page(path: Path, main: ModuleType) -> None:
     check(path.read_text(encoding="utf-8"), main, path)
