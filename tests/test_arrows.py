@@ -20,7 +20,7 @@ import cascade
 LAYERS = (
     ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout"),
     ("expressions", "constraints", "timeline", "drawing"),
-    ("task", "flow", "inputs", "resources", "admission", "records", "svg"),
+    ("task", "flow", "inputs", "resources", "admission", "records", "svg", "trace"),
     ("structure", "gate"),
     ("graph", "values", "state", "holdings", "ready"),
     ("solver", "executor", "cache"),
