@@ -8,7 +8,7 @@ lines begin at the nodes that jump.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 MOST_SHAPES: Final = 2000
@@ -32,13 +32,17 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """From what is needed, by the number of its shape, to what needs it; `tip` says more."""
+    """From what is needed, by the number of its shape, to what needs it; `tip` says more.
+
+    A jump that leads to where the flow came from `is_back`.
+    """
 
     source: int
     target: int
     kind: str
     label: str = ""
     tip: str = ""
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def draw(description: Mapping[str, Any]) -> Drawing:
                 f"the target has more than {MOST_LINES} lines from value to use, too many for a "
                 "picture; show a part of it, or use cs.to_json(target)"
             )
-    return Drawing(tuple(shapes), tuple(lines.values()))
+    return Drawing(tuple(shapes), tuple(_marked(len(shapes), list(lines.values()))))
 
 
 def _joined(one: Line, other: Line) -> Line:
@@ -193,3 +197,33 @@ def _words(edge: Mapping[str, Any]) -> tuple[str, str]:
             label = text_of_key(edge["key"])
             return label, f"route {label}"
     return "", f"argument {edge['argument']}" if "argument" in edge else "argument"
+
+
+def _marked(count: int, lines: list[Line]) -> list[Line]:
+    """The lines, those marked that go back: jumps that would close a circle, in order."""
+    after: list[list[int]] = [[] for _ in range(count)]
+    for line in lines:
+        if line.kind != "jump":
+            after[line.source].append(line.target)
+    marked = []
+    for line in lines:
+        if line.kind == "jump":
+            if _reaches(after, line.target, line.source):
+                line = replace(line, is_back=True)
+            else:
+                after[line.source].append(line.target)
+        marked.append(line)
+    return marked
+
+
+def _reaches(after: list[list[int]], start: int, goal: int) -> bool:
+    seen = {start}
+    todo = [start]
+    while todo:
+        number = todo.pop()
+        if number == goal:
+            return True
+        fresh = [n for n in after[number] if n not in seen]
+        seen.update(fresh)
+        todo.extend(fresh)
+    return False

@@ -125,7 +125,7 @@ _DOT_LINES: Final = {
     "default": "style=dashed",
     "sequence": "style=dotted",
     "amount": "style=dotted",
-    "jump": "style=bold, constraint=false",
+    "jump": "style=bold",
 }
 
 
@@ -138,7 +138,7 @@ def _dot(drawing: Drawing) -> Iterator[str]:
         bold = ", penwidth=3" if shape.is_target else ""
         yield f'  n{number} [label="{text}", {_DOT_SHAPES[shape.kind]}{bold}]'
     for line in drawing.lines:
-        said = [_DOT_LINES.get(line.kind, "")]
+        said = [_DOT_LINES.get(line.kind, ""), "constraint=false" if line.is_back else ""]
         if line.label:
             said.append(f'label="{_dot_text(line.label)}"')
         attributes = ", ".join(filter(None, said))
@@ -147,4 +147,6 @@ def _dot(drawing: Drawing) -> Iterator[str]:
 
 
 def _dot_text(text: str) -> str:
-    return " ".join(text.split()).replace("\\", r"\\").replace('"', r"\"")
+    """Text within quotes, in which Graphviz reads escapes and the entities of HTML."""
+    plain = " ".join(text.split())
+    return plain.replace("&", "&amp;").replace("\\", r"\\").replace('"', r"\"")
