@@ -7,6 +7,7 @@ lines begin at the nodes that jump.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -19,9 +20,15 @@ DASHED: Final = frozenset({"condition", "default"})
 DOTTED: Final = frozenset({"sequence", "amount"})
 
 
+_NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 @dataclass(slots=True)
 class Shape:
-    """One box. `kind` is "task", "map", "router", "param", "env" or "resource"."""
+    """One box. `kind` is "task", "map", "router", "param", "env" or "resource".
+
+    Texts are of one line, and of characters that every notation can hold.
+    """
 
     id: str
     kind: str
@@ -88,16 +95,17 @@ def _shapes(description: Mapping[str, Any]) -> Iterator[Shape]:
     for node in description["nodes"]:
         task = description["tasks"][node["task"]]
         notes = [*_policy_notes(node, task), *_ends(exits.get(node.get("jumps"), ()))]
-        yield Shape(node["id"], node["kind"], node["id"], notes)
+        notes = [_one_line(note) for note in notes]
+        yield Shape(node["id"], node["kind"], _one_line(node["id"]), notes)
     for router in description["routers"]:
         keys = [text_of_key(each["key"]) for each in router.get("literals", ()) if "key" in each]
         yield Shape(router["id"], "router", "Router", [f"{key}: literal" for key in keys])
     for given in description["inputs"]:
         kind = given["kind"]
         about = given.get("type") or ("env" if kind == "env" else "")
-        yield Shape(given["id"], kind, given["name"], [about] if about else [])
+        yield Shape(given["id"], kind, _one_line(given["name"]), [about] if about else [])
     for resource in description["resources"]:
-        yield Shape(resource["id"], "resource", resource["name"], [])
+        yield Shape(resource["id"], "resource", _one_line(resource["name"]), [])
 
 
 def _policy_notes(node: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[str]:
@@ -125,13 +133,20 @@ def _ends(keys: Any) -> Iterator[str]:
 
 def text_of_key(key: Any) -> str:
     """A route key of a description, as short as can be."""
-    if isinstance(key, str):
-        return key
     if isinstance(key, dict):
-        return str(key.get("name") or key.get("text") or key["type"])
+        return _one_line(str(key.get("name") or key.get("text") or key.get("type")))
     if isinstance(key, list):
-        return f"({', '.join(str(each) for each in key)})"
-    return str(key)
+        return _one_line(f"({', '.join(str(each) for each in key)})")
+    return _one_line(str(key))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(replaced(text).split())
+
+
+def replaced(text: str) -> str:
+    """`text` with what XML cannot hold, and UTF-8 partly, replaced by U+FFFD."""
+    return _NOT_XML.sub("\ufffd", text)
 
 
 class _Lines:
@@ -190,13 +205,14 @@ def _words(edge: Mapping[str, Any]) -> tuple[str, str]:
         case "sequence":
             return "", "runs after it"
         case "amount":
-            return edge["argument"], f"amount of {edge['argument']}"
+            label = _one_line(edge["argument"])
+            return label, f"amount of {label}"
         case "selector":
             return "", "chooses the route"
         case "route":
             label = text_of_key(edge["key"])
             return label, f"route {label}"
-    return "", f"argument {edge['argument']}" if "argument" in edge else "argument"
+    return "", f"argument {_one_line(edge['argument'])}" if "argument" in edge else "argument"
 
 
 def _marked(count: int, lines: list[Line]) -> list[Line]:

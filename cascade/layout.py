@@ -311,6 +311,7 @@ class _Ways:
         box = self._boxes[link.source]
         if link.source == link.target:
             right, low, high = x + box.width / 2, y + box.height / 4, y - box.height / 4
+            self.right = max(self.right, right + DETOUR)
             return ((right, low), (right + DETOUR, low), (right + DETOUR, high), (right, high))
         upper, lower = self._layer[link.target], self._layer[link.source]
         around = self._gap(upper, lower, max(x, self._x[link.target]))

@@ -108,8 +108,7 @@ def _mermaid(drawing: Drawing) -> Iterator[str]:
 
 def _mermaid_text(text: str) -> str:
     """Text within quotes: letters and a few harmless signs as they are, all else by its number."""
-    plain = " ".join(text.split())
-    return "".join(c if c.isalnum() or c in " _.,=()+-*/#" else f"#{ord(c)};" for c in plain)
+    return "".join(c if c.isalnum() or c in " _.,=()+-*/#" else f"#{ord(c)};" for c in text)
 
 
 _DOT_SHAPES: Final = {
@@ -148,5 +147,4 @@ def _dot(drawing: Drawing) -> Iterator[str]:
 
 def _dot_text(text: str) -> str:
     """Text within quotes, in which Graphviz reads escapes and the entities of HTML."""
-    plain = " ".join(text.split())
-    return plain.replace("&", "&amp;").replace("\\", r"\\").replace('"', r"\"")
+    return text.replace("&", "&amp;").replace("\\", r"\\").replace('"', r"\"")

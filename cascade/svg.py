@@ -11,18 +11,16 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html import escape
-from re import compile as pattern
 from typing import Final
 from unicodedata import east_asian_width
 
-from cascade.drawing import DASHED, DOTTED, Drawing, Line, Shape
+from cascade.drawing import DASHED, DOTTED, Drawing, Line, Shape, replaced
 from cascade.layout import Box, Layout, Link, Point, lay_out
 
 _LONGEST: Final = 40  # characters of a row
 _TITLE: Final = 7.9  # the width of a character, in pixels, of 13 px monospace
 _NOTE: Final = 6.7  # of 11 px
 _MOVED: Final = {"map": (-4.0, 4.0), "resource": (0.0, 4.0)}  # the text within the box
-_NOT_XML = pattern("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _STYLE: Final = """
 .cs-picture{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}
@@ -60,7 +58,7 @@ def draw_svg(drawing: Drawing, classes: Mapping[str, str], tips: Mapping[str, st
 
 def escaped(text: str) -> str:
     """`text` for XML and HTML: what markup means is escaped, what XML cannot hold replaced."""
-    return escape(_NOT_XML.sub("\ufffd", text))
+    return escape(replaced(text))
 
 
 class _Writer:
@@ -135,8 +133,7 @@ def _rows(shape: Shape) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """The text on one line; too long, without its middle: the end tells the ids of a name apart."""
-    text = " ".join(text.split())
+    """A text that is too long, without its middle: the end tells the ids of a name apart."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 11]}…{text[-10:]}"
 
 
