@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import accumulate
 from math import floor, log10
 from typing import Any, Final
 
@@ -233,12 +234,16 @@ class _Row:
     def size(self) -> int:
         return sum(len(execution.spans) for execution in self.executions)
 
+    def is_merged(self, most: int) -> bool:
+        """Whether it shows counts instead of bars, which would lie over each other."""
+        return self.size > most or len({each.task_id for each in self.executions}) > 1
+
 
 def _rows(run: RunRecord) -> tuple[list[_Row], str]:
     """The rows in the order of their beginnings, and what each of them stands for."""
     rows: list[_Row] = []
     told: list[Execution | TaskSkipped] = [*run.executions, *run.skips]
-    for level in ("", "the items of one map", "the tasks of one name"):
+    for level in ("", "items of a map", "tasks of a name"):
         found: dict[str, _Row] = {}
         for event in told:
             id = event.task_id
@@ -262,16 +267,16 @@ def _timeline(run: RunRecord) -> Iterator[str]:
         return
     count = len({e.task_id for e in run.executions} | {skip.task_id for skip in run.skips})
     if level:
-        yield _notice(f"There are {count:,} ids. A row stands for {level}.")
+        yield _notice(f"There are {count:,} ids. The {level} share a row.")
     if len(rows) > MOST_ROWS:
         yield _notice(f"The first {MOST_ROWS} of {len(rows):,} rows are shown.")
         rows = rows[:MOST_ROWS]
     most = MOST_SPANS if sum(row.size for row in rows) <= MOST_SPANS else 30
-    merged = sum(row.size > most for row in rows)
+    merged = sum(row.is_merged(most) for row in rows)
     if merged:
         yield _notice(
-            f"{merged} rows have more than {most} bars: they show how much ran, waited at the gate "
-            "and waited to retry at each time."
+            f"Rows that stand for several ids or have more than {most} bars ({merged} here) show "
+            "how many waited, above, and how many ran, below, at each time."
         )
     yield _legend(
         {
@@ -294,7 +299,7 @@ def _timeline(run: RunRecord) -> Iterator[str]:
     yield '<div class="scroll timeline" tabindex=0 aria-label="timeline"><div class=rows>'
     yield f"<div class=axis><div class=name>task</div><div class=ticks>{scale.ticks()}</div></div>"
     for row in rows:
-        yield _row(row, scale, row.size > most)
+        yield _row(row, scale, row.is_merged(most))
     yield "</div></div>"
 
 
@@ -303,7 +308,7 @@ class _Scale:
 
     def __init__(self, run: RunRecord) -> None:
         self.start = run.start
-        self.duration = max(run.end - run.start, 1e-9)
+        self.duration = max(run.end - run.start, 1e-6)
         power = 10.0 ** floor(log10(self.duration / 8))
         self.step = next(s * power for s in (1, 2, 5, 10) if s * power * 10 >= self.duration)
         self.grid = f"{100 * self.step / self.duration:.3f}%"
@@ -385,36 +390,35 @@ def _told(row: _Row, scale: _Scale) -> Iterator[str]:
 
 
 def _density(row: _Row, scale: _Scale) -> str:
-    """How many spans of each kind there are at each time, stacked."""
-    counts = {kind: [0.0] * (_BUCKETS + 1) for kind in (RUNNING, PARKED, RETRYING)}
+    """How many spans there are at each time: those that wait above, those that run below."""
+    counts = {kind: [0] * (_BUCKETS + 1) for kind in (RUNNING, PARKED, RETRYING)}
     for execution in row.executions:
         for span in execution.spans:
             first = int(scale.at(span.start) / 100 * (_BUCKETS - 1))
             last = int(scale.at(span.end) / 100 * (_BUCKETS - 1))
             counts[span.kind][first] += 1
             counts[span.kind][last + 1] -= 1
-    level = [0.0] * _BUCKETS
-    stacked: list[tuple[str, list[float]]] = []
-    for kind, changes in counts.items():
-        now = 0.0
-        for bucket in range(_BUCKETS):
-            now += changes[bucket]
-            level[bucket] += now
-        stacked.append((kind, list(level)))
-    most = max(*level, 1.0)
-    areas = "".join(
-        f'<path fill="var(--{"ok" if kind == RUNNING else kind})" d="M0,1{_steps(tops, most)}V1Z"/>'
-        for kind, tops in reversed(stacked)
-    )
+    levels = {kind: list(accumulate(changes))[:-1] for kind, changes in counts.items()}
+    waiting = [sum(pair) for pair in zip(levels[PARKED], levels[RETRYING], strict=True)]
+    areas = [
+        _area("retrying", waiting, max(waiting), 0, 9),
+        _area("parked", levels[PARKED], max(waiting), 0, 9),
+        _area("ok", levels[RUNNING], max(levels[RUNNING]), 10, 20),
+    ]
+    said = f"at most {max(levels[RUNNING]):,} run and {max(waiting):,} wait at a time"
     return (
-        f'<svg viewBox="0 0 {_BUCKETS} 1" preserveAspectRatio="none" role="img" '
-        f'aria-label="at most {most:.0f} at a time">'
-        f"<title>at most {most:.0f} at a time</title>{areas}</svg>"
+        f'<svg viewBox="0 0 {_BUCKETS} 20" preserveAspectRatio="none" role="img" '
+        f'aria-label="{said}"><title>{said}</title>{"".join(areas)}</svg>'
     )
 
 
-def _steps(tops: list[float], most: float) -> str:
-    return "".join(f"V{1 - top / most:.3f}h1" for top in tops)
+def _area(color: str, levels: list[int], most: int, top: int, bottom: int) -> str:
+    """Steps as high as the levels, the highest reaching from `bottom` to `top`."""
+    if not most:
+        return ""
+    tall = (bottom - top) / most
+    steps = "".join(f"V{bottom - level * tall:.2f}h1" for level in levels)
+    return f'<path fill="var(--{color})" d="M0,{bottom}{steps}V{bottom}Z"/>'
 
 
 # Tables
@@ -558,7 +562,7 @@ def seconds(time: float) -> str:
     """A duration with its unit, to three digits.
 
     >>> [seconds(time) for time in (0, 0.00004, 0.0123, 1.234, 75.0, 4000)]
-    ['0 s', '40 µs', '12.3 ms', '1.23 s', '75 s', '4000 s']
+    ['0 s', '40 µs', '12.3 ms', '1.23 s', '75 s', '4,000 s']
     """
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(time) >= size or unit == "µs":
@@ -567,4 +571,4 @@ def seconds(time: float) -> str:
 
 
 def _digits(number: float) -> str:
-    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"

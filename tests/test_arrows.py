@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "events", "retry", "bucket", "cancellation", "activity", "plain", "layout"),
     ("expressions", "constraints", "logs", "telemetry", "readings", "timeline", "drawing"),
     ("display", "progress"),
-    ("task", "flow", "inputs", "resources", "admission", "records", "svg"),
+    ("task", "flow", "inputs", "resources", "admission", "records", "svg", "trace"),
     ("structure", "gate"),
     ("graph", "values", "state", "holdings", "ready"),
     ("solver", "executor", "cache"),
