@@ -11,6 +11,7 @@ known only where it is a literal.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -20,8 +21,8 @@ from cascade.errors import CascadeError, did_you_mean
 from cascade.inputs import Inputs
 from cascade.plan import Plan, inputs_of
 from cascade.resources import ResourceDefinition, ResourceRegistry
-from cascade.sources import Jumps, jumps_of, waits_of
-from cascade.structure import MAP, ROUTER, TASK, Ref, Slot, Structure, read
+from cascade.sources import Jumps, Waits, jumps_of, waits_of
+from cascade.structure import ROUTER, TASK, Ref, Slot, Structure, read
 from cascade.task import Task
 
 Severity = Literal["error", "warning", "hint"]
@@ -96,6 +97,18 @@ def _first(skips: Mapping[int, _Skip], refs: Iterable[Ref | None]) -> _Skip | No
     """Why what needs the values of `refs` is skipped; None if it need not be."""
     found = next((skips[ref] for ref in refs if ref is not None and ref in skips), None)
     return None if found is None else _Skip(found.first, found.why, False)
+
+
+def _reaching(led_to: Mapping[int, list[int]], goals: Iterable[int]) -> set[int]:
+    """All from which one of `goals` can be reached, themselves included."""
+    todo = list(goals)
+    found = set(todo)
+    while todo:
+        for before in led_to[todo.pop()]:
+            if before not in found:
+                found.add(before)
+                todo.append(before)
+    return found
 
 
 class _Checks:
@@ -205,7 +218,7 @@ class _Checks:
                 continue
             key = self._data[~slot.selector]
             chosen = self._chosen(slot)
-            where = f"Router {list(slot.routes)!r}"
+            where = f"Router {reprlib.repr(list(slot.routes))}"
             if chosen is None:
                 near = did_you_mean(key, slot.routes)
                 yield Finding("error", where, f"its selector is {key!r}, which is no route{near}")
@@ -248,29 +261,29 @@ class _Checks:
 
     def endless_loops(self) -> Iterator[Finding]:
         """Loops that no route ends."""
+        led_to = self._led_to()
+        in_loops = [self._slots[index] for index in led_to]
+        ending = _reaching(led_to, (slot.index for slot in in_loops if self._may_end(slot)))
+        telling = (slot for slot in in_loops if slot.kind is TASK and self._jumps(slot).only)
+        returning = _reaching(led_to, led_to.keys() - {slot.index for slot in telling})
         for slot, where in self._ids():
-            around = [] if slot.bound is None else self._around(slot)
-            if not around or any(self._may_end(each) for each in around):
+            if slot.bound is None or slot.index in ending:
                 continue
-            if all(self._jumps(each).only for each in around):
-                message = (
-                    "it ends only by failing: no route of the loop is None, and its tasks only jump"
-                )
-                yield Finding("error", where, message)
-            else:
+            if slot.index in returning:
                 message = "the loop has no None route: a task ends it by returning what is no Jump"
                 yield Finding("hint", where, message)
+            else:
+                message = "no route of the loop is None, and its tasks only jump"
+                yield Finding("error", where, f"it ends only by failing: {message}")
 
-    def _around(self, loop: Slot) -> list[Slot]:
-        """The slots that a loop goes through: the bound one, its routes, and their routes."""
-        found = {loop.index: loop}
-        todo = [loop]
-        for slot in todo:  # grows while routes are followed
-            for route in (self._routes(slot) or {}).values():
-                if route is not None and route not in found:
-                    found[route] = self._slots[route]
-                    todo.append(self._slots[route])
-        return list(found.values())
+    def _led_to(self) -> dict[int, list[int]]:
+        """All slots that loops go through, each with those whose Jumps lead to it."""
+        found: dict[int, list[int]] = {slot.index: [] for slot in self._slots if self._routes(slot)}
+        for index in list(found):
+            for route in (self._routes(self._slots[index]) or {}).values():
+                if route is not None:
+                    found.setdefault(route, []).append(index)
+        return found
 
     def _may_end(self, slot: Slot) -> bool:
         """Whether a slot of a loop may end it by a None route, by being skipped, or as no task."""
@@ -287,38 +300,44 @@ class _Checks:
         return told
 
     def waits(self) -> Iterator[Finding]:
-        """Tasks that hold the event loop, and tasks that may wait for ever."""
+        """Tasks that hold the event loop, and tasks that may wait for ever; each is told once."""
         seen: set[tuple[Task[..., Any], bool]] = set()
         for slot, where in self._ids():
-            known = (slot.task, slot.timeout is None)
-            if slot.kind in (TASK, MAP) and known not in seen:
-                seen.add(known)
-                yield from self._wait(slot, where)
+            bounded = slot.timeout is not None
+            if (slot.task, bounded) in seen:
+                continue
+            waits = waits_of(slot.task.func)
+            if (slot.task, not bounded) not in seen:
+                yield from _calls(slot.task, waits, where)
+            seen.add((slot.task, bounded))
+            yield from _bounds(slot, waits, where)
 
-    def _wait(self, slot: Slot, where: str) -> Iterator[Finding]:
-        task = slot.task
-        waits = waits_of(task.func)
-        if waits.blocking and task.mode == "inline":
-            remedy = "await its async kin" if task.is_async else 'make it @cs.task(mode="thread")'
-            yield Finding(
-                "hint",
-                where,
-                f"it calls {', '.join(waits.blocking)} on the event loop, where nothing else runs "
-                f"meanwhile; {remedy}",
-            )
-        if waits.patient:
-            yield Finding("hint", where, f"it calls {', '.join(waits.patient)} without a timeout=")
-        if waits.for_ever and slot.timeout is None:
-            yield Finding(
-                "hint",
-                where,
-                f"it awaits {', '.join(waits.for_ever)}, which may take for ever; "
-                "give it .with_timeout(seconds)",
-            )
-        if task.mode == "thread" and slot.timeout is not None:
-            yield Finding(
-                "hint",
-                where,
-                f"its timeout of {slot.timeout:g} s takes effect when its function returns: "
-                "a thread cannot be interrupted",
-            )
+
+def _calls(task: Task[..., Any], waits: Waits, where: str) -> Iterator[Finding]:
+    if waits.blocking and task.mode == "inline":
+        remedy = "await its async kin" if task.is_async else 'make it @cs.task(mode="thread")'
+        yield Finding(
+            "hint",
+            where,
+            f"it calls {', '.join(waits.blocking)} on the event loop, where nothing else runs "
+            f"meanwhile; {remedy}",
+        )
+    if waits.patient:
+        yield Finding("hint", where, f"it calls {', '.join(waits.patient)} without a timeout=")
+
+
+def _bounds(slot: Slot, waits: Waits, where: str) -> Iterator[Finding]:
+    if waits.for_ever and slot.timeout is None:
+        yield Finding(
+            "hint",
+            where,
+            f"it awaits {', '.join(waits.for_ever)}, which may take for ever; "
+            "give it .with_timeout(seconds)",
+        )
+    if slot.task.mode == "thread" and slot.timeout is not None:
+        yield Finding(
+            "hint",
+            where,
+            f"its timeout of {slot.timeout:g} s takes effect when its function returns: "
+            "a thread cannot be interrupted",
+        )

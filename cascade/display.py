@@ -35,6 +35,8 @@ def display_on(console: Console | None) -> TerminalDisplay | LineDisplay:
     """What suits the console: by default standard error, so that output can be redirected."""
     if console is None:
         console = Console(stderr=True)
+    if not isinstance(console, Console):
+        raise TypeError(f"console={console!r} must be a rich.console.Console")
     if console.is_terminal and not console.is_dumb_terminal:
         return TerminalDisplay(console)
     return LineDisplay(console)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import ceil, isfinite
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -38,8 +38,9 @@ class Progress:
 
     `console` is a `rich.console.Console`, by default one for standard error. `interval` is the
     time between two pictures in seconds: by default 0.25 on a terminal, else 10. Raises
-    `ModuleNotFoundError` without rich, `ValueError` for an interval not above 0, and on entry
-    `RuntimeError` while another one shows the same engine.
+    `ModuleNotFoundError` without rich, `TypeError` for what is no engine or no console,
+    `ValueError` for an interval not above 0, and on entry `RuntimeError` while another one shows
+    the same engine.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Progress:
                 "showing progress needs rich, which is not installed; "
                 "write pip install 'cascade-vm[progress]'"
             ) from error
+        if not hasattr(engine, "on_run"):
+            raise TypeError(f"{engine!r} is no engine; write cs.Progress(engine)")
         self._engine = engine
         self._display = display_on(console)
         seconds = self._display.every if interval is None else interval
@@ -102,8 +105,8 @@ class Progress:
                     sampling.cancel()
         finally:
             self._engine.on_run = None
-            self._guard(self._show, False)
-            self._guard(self._display.stop)
+            self._show_or_log(is_due=False)
+            self._stop_or_log()
         if failure is not None:
             raise failure
 
@@ -116,7 +119,7 @@ class Progress:
             while not self._failed:
                 await anyio.sleep(self._period)
                 samples += 1
-                self._guard(self._show, samples % self._samples_per_picture == 0)
+                self._show_or_log(is_due=samples % self._samples_per_picture == 0)
 
     def _show(self, is_due: bool) -> None:
         now = anyio.current_time()
@@ -126,11 +129,20 @@ class Progress:
         going_on = [reading for _, reading in readings if reading.status is None]
         self._display.show(ended, going_on, is_due)
 
-    def _guard(self, function: Any, *args: Any) -> None:
-        """What shows a run must not end it: a console that fails is logged, and left alone."""
+    # What shows a run must not end it: a console that fails is logged, and left alone.
+
+    def _show_or_log(self, is_due: bool) -> None:
+        if self._failed:
+            return
         try:
-            if not self._failed:
-                function(*args)
+            self._show(is_due)
         except Exception:
             self._failed = True
             logger.exception("the progress cannot be shown any more")
+
+    def _stop_or_log(self) -> None:
+        try:
+            self._display.stop()
+        except Exception:
+            if not self._failed:
+                logger.exception("the terminal cannot be left as it was")

@@ -153,6 +153,16 @@ def test_a_loop_whose_tasks_only_jump_never_ends():
     assert len(told(loop(one, again=other))) == 2
 
 
+def test_a_loop_of_thousands_of_states_is_checked_in_one_pass():
+    """Each state is a loop of its own, which the others belong to."""
+    states = [only_again(n) for n in range(5000)]
+    for state, following in zip(states, states[1:] + states[:1], strict=True):
+        loop(state, again=following)
+    assert len(told(states[0])) == 5000
+    loop(states[7], again=None)
+    assert told(states[0]) == []
+
+
 def test_a_loop_that_a_value_may_end_is_a_hint():
     """Whether a value ever comes is not decided."""
     hint = "hint: {}#0: the loop has no None route: a task ends it by returning what is no Jump"
@@ -341,6 +351,13 @@ def test_a_task_is_told_once():
         time.sleep(n)
 
     assert len(told([nap(1), nap(2), nap.map(n=[3])])) == 1
+
+    @cs.task(mode="thread")
+    def fetch(url):
+        return urlopen(url)
+
+    found = told([fetch(1), fetch(2).with_timeout(3), fetch(4).with_timeout(5)])
+    assert [line.partition(":")[2][:12] for line in found] == [" fetch#0: it", " fetch#1: it"]
 
 
 def test_waiting_without_a_timeout_is_a_hint():

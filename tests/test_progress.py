@@ -135,6 +135,18 @@ def follows() -> Any:
     return fetch.map(page=[1, 2])
 
 
+def unsure(*failures: int) -> cs.LazyResult[str]:
+    left = list(failures)
+
+    @cs.task
+    def fails() -> str:
+        if left:
+            raise ConnectionError(left.pop())
+        return "ok"
+
+    return fails()
+
+
 def twice_cached(cache: cs.InMemoryCache) -> cs.LazyResult[int]:
     return cs.sequence([fetch(1).with_cache(cache), fetch(1).with_cache(cache)])
 
@@ -145,6 +157,7 @@ TARGETS = {
     "map": lambda: total(fetch.map(page=range(5))),
     "map of nothing": lambda: fetch.map(page=[]),
     "retries": lambda: [flaky(2)().with_retry(3, delay=0.5), flaky(1)().with_retry(2)],
+    "inline retries": lambda: [unsure(1).with_retry(2), unsure(1, 2).with_retry(3, delay=0.5)],
     "failure": lambda: [flaky(9)().with_retry(2), fetch(1, 100)],
     "cache": lambda: twice_cached(cs.InMemoryCache()),
     "inline and cached": lambda: total([]).with_cache(cs.InMemoryCache()),
@@ -522,10 +535,10 @@ def test_it_subscribes_to_nothing(inside, use_vm):
     assert heard == [False]
 
 
-def test_a_failure_surfaces_as_itself(inside, use_vm):
+@pytest.mark.parametrize("error", [ValueError("mine"), SystemExit("mine"), StopAsyncIteration()])
+def test_a_failure_surfaces_as_itself(inside, use_vm, error):
     """What the block raises is raised by it, the same object, in no group."""
     console, _ = terminal()
-    error = ValueError("mine")
 
     @cs.task
     async def fails() -> None:
@@ -537,7 +550,7 @@ def test_a_failure_surfaces_as_itself(inside, use_vm):
         async with cs.Progress(engine, console=console):
             await engine.run(fails(), use_vm=use_vm)
 
-    with pytest.raises(ValueError, match="mine") as caught:
+    with pytest.raises(type(error)) as caught:
         inside(main)
     assert caught.value is error
 
@@ -586,24 +599,49 @@ def test_asyncio_may_cancel_the_task_that_shows_it(use_vm):
     assert "Cancelled after 2.0 s" in file.getvalue()
 
 
-def test_a_console_that_fails_does_not_end_the_run(inside, use_vm, caplog):
-    """What cannot be shown is logged, once, and the run goes on."""
+class Terminal(io.StringIO):
+    """Says that it is one, and takes so many texts."""
 
-    class Full(io.StringIO):
-        def write(self, text: str) -> int:
+    def __init__(self, takes: int) -> None:
+        super().__init__()
+        self.takes = takes
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.takes -= 1
+        if self.takes < 0:
             raise OSError("no space left")
+        return super().write(text)
 
-    console = Console(file=Full(), width=80)
+
+@pytest.mark.parametrize("takes", [3, 0])
+def test_a_console_that_fails_does_not_end_the_run(inside, use_vm, caplog, monkeypatch, takes):
+    """What cannot be shown is logged, once, and the run goes on; output is given back."""
+    output = Terminal(1000)
+    monkeypatch.setattr(sys, "stdout", output)
+    file = Terminal(takes)
+    console = Console(file=file, width=80, force_terminal=bool(takes), _environ={})
+    replaced = []
+
+    @cs.task
+    async def work() -> int:
+        await anyio.sleep(2)
+        replaced.append(sys.stdout is not output)
+        return 7
 
     async def main():
         engine = cs.Engine()
         async with cs.Progress(engine, console=console, interval=0.25):
-            return await engine.run(fetch(7, 2), use_vm=use_vm)
+            return await engine.run(work(), use_vm=use_vm)
 
     assert inside(main) == 7
     [record] = caplog.records
     assert record.name == "cascade"
     assert "no space left" in str(record.exc_info)
+    assert replaced == [bool(takes)]
+    assert sys.stdout is output
 
 
 def test_one_progress_an_engine(inside):
@@ -619,6 +657,14 @@ def test_one_progress_an_engine(inside):
             pass
 
     inside(main)
+
+
+def test_it_takes_an_engine_and_a_console():
+    """Anything else is refused, and shown."""
+    with pytest.raises(TypeError, match="is no engine"):
+        cs.Progress(total([]))
+    with pytest.raises(TypeError, match="console="):
+        cs.Progress(cs.Engine(), console=sys.stderr)
 
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), "1"])
