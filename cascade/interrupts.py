@@ -12,9 +12,9 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from functools import partial
+from contextlib import suppress
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
@@ -23,22 +23,19 @@ T = TypeVar("T")
 INTERRUPTED: Final = 130  # the exit code: 128 and the number of the signal, as shells have it
 
 
-def run_interruptible(
-    main: Callable[[], Awaitable[T]], backend: str, backend_options: dict[str, Any] | None = None
-) -> T:
+def run_interruptible(main: Callable[[], Awaitable[T]], backend: str) -> T:
     """`anyio.run(main)`, ended by the first interrupt, after the tear-down, in KeyboardInterrupt.
 
     Whatever `main` makes of being cancelled, even a value that was there in time, is dropped then.
     The second interrupt ends the process at once. Call it from the main thread.
     """
-    run = partial(anyio.run, backend=backend, backend_options=backend_options)
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:  # as for a job in the background of a shell
-        return run(main)
+        return anyio.run(main, backend=backend)
     interrupts = _Interrupts()
     signal.signal(signal.SIGINT, interrupts.handle)
     try:
-        return run(interrupts.cancellable, main)
+        return anyio.run(interrupts.cancellable, main, backend=backend)
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
         if interrupts.count:
@@ -54,17 +51,21 @@ class _Interrupts:
         self.count += 1
         if self.count > 1:
             os._exit(INTERRUPTED)
-        # Not print: the handler may have come in the middle of one.
-        os.write(2, b"interrupted: tearing down; interrupt again to kill\n")
+        # Not print: the handler may have come in the middle of one. It must not raise, wherever.
+        with suppress(OSError):
+            os.write(2, b"interrupted: tearing down; interrupt again to kill\n")
         if self._cancel is not None:
             self._cancel()
 
     async def cancellable(self, main: Callable[[], Awaitable[T]]) -> T:
         with anyio.CancelScope() as scope:
             self._cancel = _from_handler(scope.cancel)
-            if self.count:  # it came before there was anything to cancel
-                scope.cancel()
-            return await main()
+            try:
+                if self.count:  # it came before there was anything to cancel
+                    scope.cancel()
+                return await main()
+            finally:
+                self._cancel = None  # soon there is no loop any more that could be asked
         raise _Ended
 
 
