@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import cascade as cs
+from cascade.cli import main
 from cascade.testing import virtual_time
 
 # The fixtures below hold nothing, so all examples of one test may share them.
@@ -81,6 +82,27 @@ def cascade(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return cascade
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The same in this process, where many runs are cheap: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    yield command
+    for name in set(sys.modules) - before:  # the modules of the targets
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

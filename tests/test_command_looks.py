@@ -222,9 +222,9 @@ def strategy(backend, use_vm):
     return ["--backend", backend, *["--vm"] * use_vm]
 
 
-def test_events_are_written_a_line_each(cascade, flow, tmp_path, strategy):
+def test_events_are_written_a_line_each(command, flow, tmp_path, strategy):
     """From RunStarted to RunFinished, also of a run that fails."""
-    cascade("run", "flow.py:failing", "--events", "events.jsonl", *strategy)
+    assert command("run", "flow.py:failing", "--events", "events.jsonl", *strategy)[0] == 1
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == [
         "RunStarted",
@@ -235,17 +235,17 @@ def test_events_are_written_a_line_each(cascade, flow, tmp_path, strategy):
     assert events[-1]["error"]["type"] == "ValueError"
 
 
-def test_a_trace_is_written_at_the_end(cascade, flow, tmp_path, strategy):
+def test_a_trace_is_written_at_the_end(command, flow, tmp_path, strategy):
     """In the Chrome trace event format."""
-    printed(cascade("run", "flow.py:pages", "--trace", "trace.json", *strategy))
+    assert command("run", "flow.py:pages", "--trace", "trace.json", *strategy)[0] == 0
     trace = json.loads((tmp_path / "trace.json").read_text())
     slices = [each["name"] for each in trace["traceEvents"] if each["ph"] == "X"]
     assert slices.count("fetch") == 3  # the run, which is named after its target, and two items
 
 
-def test_a_report_is_written_at_the_end(cascade, flow, tmp_path, strategy):
+def test_a_report_is_written_at_the_end(command, flow, tmp_path, strategy):
     """A page about the run, with the target; also of a run that fails."""
-    assert cascade("run", "flow.py:failing", "--report", "run.html", *strategy).returncode == 1
+    assert command("run", "flow.py:failing", "--report", "run.html", *strategy)[0] == 1
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     assert "fail#0" in page
@@ -253,21 +253,19 @@ def test_a_report_is_written_at_the_end(cascade, flow, tmp_path, strategy):
 
 
 @pytest.mark.parametrize("option", ["--events", "--trace", "--report"])
-def test_a_file_that_cannot_be_written_is_wrong_usage(cascade, flow, option):
+def test_a_file_that_cannot_be_written_is_wrong_usage(command, flow, option):
     """It is told before anything runs."""
-    done = cascade("run", "flow.py:counted", option, "no/such/place")
-    assert (done.stdout, done.returncode) == ("", 2)
-    assert done.stderr == "Error: cannot write 'no/such/place': No such file or directory\n"
+    told = "Error: cannot write 'no/such/place': No such file or directory\n"
+    assert command("run", "flow.py:counted", option, "no/such/place") == (2, "", told)
 
 
-def test_progress_is_shown_if_asked_for(cascade, flow, strategy):
+def test_progress_is_shown_if_asked_for(command, flow, strategy):
     """On standard error; without a terminal it is silent unless asked for."""
-    quiet = cascade("run", "flow.py:pages", "--quiet", *strategy)
-    silent = cascade("run", "flow.py:pages", *strategy)
-    shown = cascade("run", "flow.py:pages", "--progress", *strategy)
-    assert quiet.stdout == silent.stdout == shown.stdout == '["a", "b"]\n'
-    assert quiet.stderr == silent.stderr == ""
-    assert "fetch Succeeded" in shown.stderr
+    for quiet in (["--quiet"], []):
+        assert command("run", "flow.py:pages", *quiet, *strategy) == (0, '["a", "b"]\n', "")
+    code, out, err = command("run", "flow.py:pages", "--progress", *strategy)
+    assert (code, out) == (0, '["a", "b"]\n')
+    assert "fetch Succeeded" in err
 
 
 def test_progress_without_rich_is_told(tmp_path, flow):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cascade.cli import main
-
 FLOW = """
 import anyio
 import cascade as cs
@@ -121,17 +119,12 @@ def test_the_value_is_printed_as_json(cascade, flow, strategy):
         ({"\ud800"}, "{'\\ud800'}"),
     ],
 )
-def test_what_json_cannot_say_is_printed_by_its_repr(
-    value, shown, tmp_path, monkeypatch, capsys, request
-):
+def test_what_json_cannot_say_is_printed_by_its_repr(command, tmp_path, value, shown):
     """NaN, bytes, sets and keys that are no text have no JSON."""
-    name = re.sub(r"\W", "_", f"value_{request.node.name}")
-    (tmp_path / f"{name}.py").write_text(
+    (tmp_path / "giving.py").write_text(
         f"import cascade as cs\nnan = float('nan')\n\n@cs.task\ndef give():\n    return {value!r}\n"
     )
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    assert main(["run", f"{tmp_path}/{name}.py:give"]) == 0
-    assert capsys.readouterr().out == f"{shown}\n"
+    assert command("run", "giving.py:give") == (0, f"{shown}\n", "")
 
 
 def test_letters_that_the_terminal_lacks_are_escaped(cascade, flow):
@@ -140,23 +133,21 @@ def test_letters_that_the_terminal_lacks_are_escaped(cascade, flow):
     assert done.stdout == '[{"page": "a"}, {"page": "\\u00e4"}]\n'
 
 
-def test_a_value_that_nests_too_deep_is_named(tmp_path, monkeypatch, capsys):
+def test_a_value_that_nests_too_deep_is_named(command, tmp_path):
     """A list of 100,000 levels is a value like any other, and its text is not asked for."""
     (tmp_path / "deep_value.py").write_text(
         "import cascade as cs\n\n@cs.task\ndef nest():\n    value = []\n"
         "    for _ in range(100_000):\n        value = [value]\n    return value\n"
     )
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    assert main(["run", f"{tmp_path}/deep_value.py:nest"]) == 0
-    assert capsys.readouterr().out == "<list that nests too deep to be shown>\n"
+    shown = "<list that nests too deep to be shown>\n"
+    assert command("run", "deep_value.py:nest") == (0, shown, "")
 
 
-def test_parameters_are_given_by_name_and_converted(cascade, flow, strategy):
+def test_parameters_are_given_by_name_and_converted(command, flow, strategy):
     """`-p name=value`, as often as needed; defaults hold."""
-    done = cascade("run", "flow.py:total", "-p", "more=0.5", *strategy)
-    assert (done.stdout, done.returncode) == ("3.5\n", 0), done.stderr
-    done = cascade("run", "flow.py:total", "-p", "more=1e1", "--param", "count=4", *strategy)
-    assert (done.stdout, done.returncode) == ("14.0\n", 0), done.stderr
+    assert command("run", "flow.py:total", "-p", "more=0.5", *strategy) == (0, "3.5\n", "")
+    given = ["-p", "more=1e1", "--param", "count=4"]
+    assert command("run", "flow.py:total", *given, *strategy) == (0, "14.0\n", "")
 
 
 def test_the_resources_of_the_module_are_there(cascade, tmp_path, flow, strategy):
@@ -189,22 +180,26 @@ def test_process_tasks_of_a_file_run_in_workers(cascade, tmp_path, strategy):
     assert (done.stdout, done.returncode) == ("true\n", 0), done.stderr
 
 
-def test_limits_hold(cascade, tmp_path, strategy):
+def test_limits_hold(command, tmp_path, strategy):
     """Capacity, concurrency and rate are those of the run."""
     (tmp_path / "busy.py").write_text(
         "import anyio\nimport cascade as cs\nrunning = [0, 0]\n\n@cs.task\n"
         "async def work(n):\n    running[0] += 1\n    running[1] = max(running)\n"
-        "    await anyio.sleep(0.001)\n    running[0] -= 1\n    return running[1]\n\n"
-        "work_all = work.map(n=range(6)).with_constraints(gpu=1)\n\n"
+        "    await anyio.sleep(0.01)\n    running[0] -= 1\n    return running[1]\n\n"
+        "work_all = work.map(n=range(6)).with_constraints(gpu=1)\n"
+        "work_more = work.map(n=range(6))\n\n"
         "@cs.task\ndef start(n):\n    return anyio.current_time()\n\n"
         "started = start.map(n=range(3))\n"
     )
-    most = ["run", "busy.py:work_all", *strategy]
-    assert max(json.loads(cascade(*most).stdout)) == 6
-    assert max(json.loads(cascade(*most, "--limit", "gpu=2").stdout)) == 2
-    assert max(json.loads(cascade(*most, "--concurrency", "task:w*=3").stdout)) == 3
-    starts = cascade("run", "busy.py:started", "--rate", "task:start=20/s", *strategy)
-    first, second, third = json.loads(starts.stdout)
+
+    def value(name, *limits):
+        code, out, err = command("run", f"busy.py:{name}", *limits, *strategy)
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    assert max(value("work_all", "--limit", "gpu=2")) == 2
+    assert max(value("work_more", "--concurrency", "task:w*=3")) == 3
+    first, second, third = value("started", "--rate", "task:start=20/s")
     assert second - first >= 0.049
     assert third - first >= 0.099
 
@@ -292,9 +287,7 @@ def test_code_that_fails_to_load_shows_its_traceback(cascade, flow, tmp_path, na
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage_is_one_line(
-    arguments, said, flow, tmp_path, monkeypatch, capsys, forget_modules
-):
+def test_wrong_usage_is_one_line(arguments, said, command, flow, tmp_path, monkeypatch):
     """What is unknown or malformed is told in a line, with the nearest name; exit code 2."""
     for file in ("json.py", "two.dots.py"):
         (tmp_path / file).write_text("x = 1\n")
@@ -302,24 +295,10 @@ def test_wrong_usage_is_one_line(
         "import cascade as cs\n\n@cs.resource\ndef a():\n    yield 1\n\n"
         "@cs.resource(name='a')\ndef b():\n    yield 2\n\nx = [cs.task(int)(1)]\n"
     )
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CASCADE_TEST_HOME", raising=False)
-    assert main(["run", *arguments]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert said in one_line(printed.err)
-
-
-@pytest.fixture
-def forget_modules(monkeypatch):
-    """`main` imports in this process: what it changes is put back."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and "pytest-" in file:
-            del sys.modules[name]
+    code, out, err = command("run", *arguments)
+    assert (code, out) == (2, "")
+    assert said in one_line(err)
 
 
 @pytest.mark.parametrize(
