@@ -132,15 +132,17 @@ def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
     outcomes = {shape.id: _Outcome() for shape in subject.drawing.shapes}
     unknown = 0
     for execution in run.executions:
-        id, _ = subject.attribution.node_of(execution.task_id)
-        if id is None:
+        meaning = subject.attribution.meaning_of(execution.task_id)
+        if meaning.node is None:
             unknown += 1
         else:
-            outcomes[id].executions.append(execution)
+            outcomes[meaning.node].executions.append(execution)
+        for other in meaning.others:
+            outcomes[other].may_have_run = True
     for skip in run.skips:
-        id, is_exact = subject.attribution.node_of(skip.task_id)
-        if id is not None and (is_exact or skip.reason == "CacheHit"):
-            outcomes[id].skips.append(skip)
+        meaning = subject.attribution.meaning_of(skip.task_id)
+        if meaning.node is not None and (meaning.is_exact or skip.reason == "CacheHit"):
+            outcomes[meaning.node].skips.append(skip)
     nodes = {s.id: outcomes[s.id] for s in subject.drawing.shapes if s.kind in ("task", "map")}
     if unknown:
         yield _notice(
@@ -153,6 +155,7 @@ def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
             "cancelled": "cancelled",
             "open": "not over",
             "skipped": "skipped",
+            "maybe": "may have run",
             "idle": "never ran",
         }
     )
@@ -170,6 +173,7 @@ class _Outcome:
 
     executions: list[Execution] = field(default_factory=list)
     skips: list[TaskSkipped] = field(default_factory=list)
+    may_have_run: bool = False  # events have an id that it shares with another node of a loop
 
     @property
     def status(self) -> str:
@@ -183,12 +187,14 @@ class _Outcome:
 
     @property
     def css(self) -> str:
-        return _OUTCOMES.get(self.status, "idle")
+        return _OUTCOMES.get(self.status, "maybe" if self.may_have_run else "idle")
 
     @property
     def text(self) -> str:
         if not self.executions:
             reasons = ", ".join(dict.fromkeys(skip.reason for skip in self.skips))
+            if not reasons and self.may_have_run:
+                return "may have run: another node of its loop has the same id in events"
             return f"skipped: {reasons}" if reasons else "never ran"
         total = Account("")
         for execution in self.executions:
@@ -210,7 +216,7 @@ def _legend(entries: dict[str, str]) -> str:
 
 
 def _swatch(css: str) -> str:
-    return "" if css in ("skipped", "idle", "inputs", "parked", "retrying") else "border:0"
+    return "" if css in ("skipped", "idle", "maybe", "inputs", "parked", "retrying") else "border:0"
 
 
 # The timeline
@@ -317,7 +323,7 @@ class _Scale:
         return min(100.0, max(0.0, 100 * (time - self.start) / self.duration))
 
     def ticks(self) -> str:
-        count = int(self.duration / self.step * 0.999)
+        count = int(self.duration / self.step * 0.95)  # a label further right would be cut off
         return "".join(
             f'<span style="left:{100 * k * self.step / self.duration:.3f}%">'
             f"{seconds(k * self.step)}</span>"
@@ -391,28 +397,49 @@ def _told(row: _Row, scale: _Scale) -> Iterator[str]:
 
 def _density(row: _Row, scale: _Scale) -> str:
     """How many spans there are at each time: those that wait above, those that run below."""
-    counts = {kind: [0] * (_BUCKETS + 1) for kind in (RUNNING, PARKED, RETRYING)}
-    for execution in row.executions:
-        for span in execution.spans:
-            first = int(scale.at(span.start) / 100 * (_BUCKETS - 1))
-            last = int(scale.at(span.end) / 100 * (_BUCKETS - 1))
-            counts[span.kind][first] += 1
-            counts[span.kind][last + 1] -= 1
-    levels = {kind: list(accumulate(changes))[:-1] for kind, changes in counts.items()}
-    waiting = [sum(pair) for pair in zip(levels[PARKED], levels[RETRYING], strict=True)]
+    spans = [span for execution in row.executions for span in execution.spans]
+    parked = _levels([span for span in spans if span.kind == PARKED], scale)
+    waiting = _levels([span for span in spans if span.kind != RUNNING], scale)
+    running = _levels([span for span in spans if span.kind == RUNNING], scale)
     areas = [
         _area("retrying", waiting, max(waiting), 0, 9),
-        _area("parked", levels[PARKED], max(waiting), 0, 9),
-        _area("ok", levels[RUNNING], max(levels[RUNNING]), 10, 20),
+        _area("parked", parked, max(waiting), 0, 9),
+        _area("ok", running, max(running), 10, 20),
     ]
-    said = f"at most {max(levels[RUNNING]):,} run and {max(waiting):,} wait at a time"
+    runs = _most_at_a_time([span for span in spans if span.kind == RUNNING])
+    waits = _most_at_a_time([span for span in spans if span.kind != RUNNING])
+    said = f"at most {runs:,} run and {waits:,} wait at a time"
     return (
         f'<svg viewBox="0 0 {_BUCKETS} 20" preserveAspectRatio="none" role="img" '
         f'aria-label="{said}"><title>{said}</title>{"".join(areas)}</svg>'
     )
 
 
-def _area(color: str, levels: list[int], most: int, top: int, bottom: int) -> str:
+def _levels(spans: list[Span], scale: _Scale) -> list[float]:
+    """How many of the spans there are in each bucket of time, on average."""
+    covered = [0.0] * _BUCKETS  # by spans that begin or end in the bucket
+    changes = [0] * (_BUCKETS + 1)  # of the number of spans that cover whole buckets
+    for span in spans:
+        start, end = (scale.at(time) / 100 * _BUCKETS for time in (span.start, span.end))
+        first, last = min(int(start), _BUCKETS - 1), min(int(end), _BUCKETS - 1)
+        if first == last:
+            covered[first] += end - start
+        else:
+            covered[first] += first + 1 - start
+            covered[last] += end - last
+            changes[first + 1] += 1
+            changes[last] -= 1
+    whole = accumulate(changes[:-1])
+    return [part + count for part, count in zip(covered, whole, strict=True)]
+
+
+def _most_at_a_time(spans: list[Span]) -> int:
+    changes = [(span.start, 1) for span in spans] + [(span.end, -1) for span in spans]
+    counts = accumulate(change for _, change in sorted(changes))
+    return max(0, 1 if spans else 0, *counts)
+
+
+def _area(color: str, levels: list[float], most: float, top: int, bottom: int) -> str:
     """Steps as high as the levels, the highest reaching from `bottom` to `top`."""
     if not most:
         return ""
@@ -485,7 +512,7 @@ def _last_inputs(run: RunRecord, subject: _Subject) -> dict[str, str]:
     starts: dict[str, float] = {}
     ends: dict[str, float] = {}
     for execution in run.executions:
-        node, _ = subject.attribution.node_of(execution.task_id)
+        node = subject.attribution.meaning_of(execution.task_id).node
         if node is not None:
             nodes[general_id(execution.task_id)] = node
             starts[node] = min(starts.get(node, execution.start), execution.start)
