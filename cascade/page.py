@@ -466,7 +466,7 @@ def _blame(run: RunRecord, subject: _Subject | None) -> Iterator[str]:
     if len(accounts) > MOST_ROWS:
         rest = accounts[MOST_ROWS:]
         accounts = [*accounts[:MOST_ROWS], total_of(rest, f"{len(rest):,} others")]
-    heads = ["task", "executions", "attempts", "failed attempts", "skipped", "for inputs"]
+    heads = ["task", "executions", "attempts", "failed", "skipped", "for inputs"]
     heads += ["parked", "retry delays", "running"]
     if subject is not None:
         heads.append("last input")
