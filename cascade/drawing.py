@@ -98,7 +98,8 @@ def _shapes(description: Mapping[str, Any]) -> Iterator[Shape]:
         notes = [_one_line(note) for note in notes]
         yield Shape(node["id"], node["kind"], _one_line(node["id"]), notes)
     for router in description["routers"]:
-        keys = [text_of_key(each["key"]) for each in router.get("literals", ()) if "key" in each]
+        literals = [each for each in router.get("literals", ()) if each["kind"] != "selector"]
+        keys = [text_of_key(each["key"]) if "key" in each else "else" for each in literals]
         yield Shape(router["id"], "router", "Router", [f"{key}: literal" for key in keys])
     for given in description["inputs"]:
         kind = given["kind"]

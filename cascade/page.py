@@ -7,7 +7,7 @@ bound is put together or left out, and a notice on the page says what and how mu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import accumulate
 from math import floor, log10
@@ -17,7 +17,7 @@ from cascade.attribution import Attribution, general_id
 from cascade.blame import Account, accounts_of, total_of, waits_of
 from cascade.compiler import disassemble
 from cascade.description import to_json
-from cascade.drawing import Drawing, draw
+from cascade.drawing import Drawing, Shape, draw
 from cascade.events import Event, TaskSkipped
 from cascade.records import Recording
 from cascade.svg import draw_svg, escaped
@@ -159,12 +159,18 @@ def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
             "idle": "never ran",
         }
     )
+    shapes = tuple(_worded(shape, outcomes[shape.id].css) for shape in subject.drawing.shapes)
     svg = draw_svg(
-        subject.drawing,
+        Drawing(shapes, subject.drawing.lines),
         {id: outcome.css for id, outcome in nodes.items()},
         {id: outcome.text for id, outcome in nodes.items()},
     )
     yield f'<div class="scroll graph" tabindex=0 aria-label="graph by outcome">{svg}</div>'
+
+
+def _worded(shape: Shape, css: str) -> Shape:
+    """What went wrong is said in words too: not everybody tells red from green."""
+    return replace(shape, notes=[*shape.notes, css]) if css in ("failed", "cancelled") else shape
 
 
 @dataclass(slots=True)

@@ -193,6 +193,16 @@ def test_trio_is_loaded_by_those_who_ask_for_it() -> None:
     assert done.stdout == "False\n"
 
 
+def test_what_draws_and_reports_is_loaded_when_it_is_asked_for() -> None:
+    """`import cascade` stays quick: a program that draws nothing loads nothing that draws."""
+    program = "import sys, cascade; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
+    )
+    names = "drawing layout svg page timeline trace blame attribution"
+    assert {f"cascade.{name}" for name in names.split()} & set(done.stdout.split()) == set()
+
+
 def bound_names(source: str) -> list[str]:
     """The public names a module binds at its top level, in order, modules aside."""
     found: list[str] = []

@@ -4,6 +4,7 @@ import itertools
 import logging
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from cascade.drawing import MOST_LINES, MOST_SHAPES, draw
 from cascade.layout import GAP, MOST_POINTS, Box, Link, lay_out
 from programs import seeded
 
+ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = "a<b>&\"'`|\\ #35; end; {x}\x01\ud800"
 
@@ -276,6 +278,18 @@ def test_every_target_has_a_picture(drawn):
             x, y = float(rect.get("x")), float(rect.get("y"))
             assert 0 <= x <= x + float(rect.get("width")) <= width
             assert 0 <= y <= y + float(rect.get("height")) <= height
+
+
+def test_the_picture_in_the_documentation_is_current():
+    """It shows the workflow of the page, as it is drawn now."""
+    page = (ROOT / "docs/how-to/pictures.md").read_text(encoding="utf-8")
+    program = re.search(r"```python\n(.*?)```", page, re.S)
+    assert program is not None
+    scope = {}
+    exec(program[1], scope)
+    drawn = svg_of(scope["target"])
+    kept = ElementTree.fromstring((ROOT / "docs/images/workflow.svg").read_text(encoding="utf-8"))
+    assert [e.text for e in drawn.iter()] == [e.text for e in kept.iter()]
 
 
 # Bounds

@@ -12,6 +12,7 @@ import pytest
 
 import cascade as cs
 from cascade.page import MOST_LINES, MOST_ROWS, MOST_RUNS, MOST_SPANS, seconds
+from cascade.testing import virtual_time
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 NASTY = "<script>alert('x')</script>&\"\x01\ud800"
@@ -130,6 +131,12 @@ def test_a_cancelled_task_is_shown_as_such(reported):
     page = reported([broken(fetch(0)), total(fetch.map(page=[2]))])
     assert outcomes(page)["fetch#2"] == "cancelled"
     assert outcomes(page)["total#3"] == "idle"
+
+
+def test_a_failure_is_told_in_words_too(reported):
+    page = reported(broken(1))
+    assert outcomes(page) == {"broken#0": "failed"}
+    assert "broken#0failed" in page.text
 
 
 def test_the_timeline_shows_who_ran_and_who_waited(reported):
@@ -347,7 +354,7 @@ def test_the_page_works_in_a_browser(tmp_path):
     bus = cs.MessageBus()
     target = total(fetch.map(page=[1, 2]))
     with cs.record(bus) as recording:
-        cs.run(target, bus=bus, backend_options=cs_virtual_time())
+        cs.run(target, bus=bus, backend_options=virtual_time("asyncio"))
     path = cs.report(recording, tmp_path / "run.html", target=target)
     text = path.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")
     path.write_text(text, encoding="utf-8")
@@ -362,9 +369,3 @@ def test_the_page_works_in_a_browser(tmp_path):
     assert '"colour":"rgb(' in values
     assert '"focused":true' in values
     assert '"opened":true' in values
-
-
-def cs_virtual_time():
-    from cascade.testing import virtual_time
-
-    return virtual_time("asyncio")
