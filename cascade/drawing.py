@@ -7,10 +7,11 @@ lines begin at the nodes that jump.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from cascade.markup import replaced
 
 MOST_SHAPES: Final = 2000
 MOST_LINES: Final = 6000
@@ -18,9 +19,6 @@ MOST_LINES: Final = 6000
 # The looks of lines: what is needed, what decides whether, what only comes before, what jumps.
 DASHED: Final = frozenset({"condition", "default"})
 DOTTED: Final = frozenset({"sequence", "amount"})
-
-
-_NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(slots=True)
@@ -143,11 +141,6 @@ def text_of_key(key: Any) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(replaced(text).split())
-
-
-def replaced(text: str) -> str:
-    """`text` with what XML cannot hold, and UTF-8 partly, replaced by U+FFFD."""
-    return _NOT_XML.sub("\ufffd", text)
 
 
 class _Lines:

@@ -18,7 +18,7 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout"),
+    ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout", "markup"),
     ("expressions", "constraints", "timeline", "drawing"),
     ("task", "flow", "inputs", "resources", "admission", "records", "svg", "trace"),
     ("structure", "gate"),
@@ -28,7 +28,7 @@ LAYERS = (
     ("run", "trampoline", "description"),
     ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
-    ("compiler", "blame"),
+    ("compiler", "blame", "chart"),
     ("engine", "page"),
     ("report",),
     ("agreement", "testing", "cli", "__main__", "__init__"),
@@ -199,7 +199,7 @@ def test_what_draws_and_reports_is_loaded_when_it_is_asked_for() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
     )
-    names = "drawing layout svg page timeline trace blame attribution"
+    names = "drawing layout svg page markup chart timeline trace blame attribution"
     assert {f"cascade.{name}" for name in names.split()} & set(done.stdout.split()) == set()
 
 

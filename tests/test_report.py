@@ -11,7 +11,9 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.page import MOST_LINES, MOST_ROWS, MOST_RUNS, MOST_SPANS, seconds
+from cascade.chart import MOST_SPANS
+from cascade.markup import MOST_ROWS, seconds
+from cascade.page import MOST_LINES, MOST_RUNS
 from cascade.testing import virtual_time
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
