@@ -133,7 +133,7 @@ class _Scale:
         count = int(self.duration / self.step * 0.95)  # a label further right would be cut off
         return "".join(
             f'<span style="left:{100 * k * self.step / self.duration:.3f}%">'
-            f"{seconds(k * self.step)}</span>"
+            f"{seconds(k * self.step, like=self.duration)}</span>"
             for k in range(count + 1)
         )
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import Final
 
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNITS: Final = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 MOST_ROWS: Final = 200  # of anything that has rows
 
 
@@ -21,20 +22,20 @@ def escaped(text: str) -> str:
     return escape(replaced(text))
 
 
-def seconds(time: float) -> str:
-    """A duration with its unit, to three digits.
+def seconds(time: float, like: float | None = None) -> str:
+    """A duration to three digits, with its unit, or with that of another duration.
 
     >>> [seconds(time) for time in (0, 0.00004, 0.0123, 1.234, 75.0, 4000)]
     ['0 s', '40 µs', '12.3 ms', '1.23 s', '75 s', '4,000 s']
+    >>> seconds(0.5, like=3)
+    '0.5 s'
     """
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if abs(time) >= size or unit == "µs":
-            return "0 s" if abs(time) < 5e-8 else f"{_digits(time / size)} {unit}"
-    raise AssertionError("unreachable")
-
-
-def _digits(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    measure = abs(time if like is None else like)
+    if measure < 5e-8:
+        return "0 s"
+    unit, size = next((unit for unit in _UNITS if measure >= unit[1]), _UNITS[-1])
+    number = time / size
+    return f"{number:,.0f} {unit}" if abs(number) >= 1000 else f"{number:.3g} {unit}"
 
 
 def notice(text: str) -> str:

@@ -182,6 +182,21 @@ def test_what_is_not_over_ends_with_the_events(recorded):
     ]
 
 
+def test_what_waits_when_a_run_ends_is_cancelled(recorded):
+    """Parked or between two attempts: it was never let in again, and is not open."""
+    target = [nap(9).with_constraints(gpu=1), nap(8).with_constraints(gpu=1)]
+    target += [failing(1)(1).with_retry(2, delay=50), failing(1, seconds=3)(2)]
+    (run,) = runs_of(recorded(target, system_resources={"gpu": 1}))
+    assert run.status == "Failed"
+    assert {(e.task_id, e.status, e.spans[-1].kind, e.end) for e in run.executions} == {
+        ("nap#0", "Cancelled", "running", 3.0),
+        ("nap#1", "Cancelled", "parked", 3.0),
+        ("shaky#2", "Cancelled", "retrying", 3.0),
+        ("shaky#3", "Failed", "running", 3.0),
+    }
+    assert not any(span.is_open for each in run.executions for span in each.spans)
+
+
 def test_the_beginning_may_be_missing(recorded):
     """An attempt that is known only by its end began its duration earlier, and so did the run."""
     events = [e for e in recorded(nap(2)) if not type(e).__name__.endswith("Started")]
