@@ -132,7 +132,7 @@ class _Scale:
     def ticks(self) -> str:
         count = int(self.duration / self.step * 0.95)  # a label further right would be cut off
         return "".join(
-            f'<span style="left:{100 * k * self.step / self.duration:.3f}%">'
+            f'<span style="left:{100 * k * self.step / self.duration:.3f}%;width:{self.grid}">'
             f"{seconds(k * self.step, like=self.duration)}</span>"
             for k in range(count + 1)
         )

@@ -69,8 +69,11 @@ def draw(description: Mapping[str, Any]) -> Drawing:
             f"the target has {len(shapes)} nodes, routers and inputs, a picture at most "
             f"{MOST_SHAPES}; show a part of it, or use cs.to_json(target)"
         )
+    traced = _Lines(description, shapes)
+    for number in traced.ends():
+        shapes[number].is_target = True
     lines: dict[tuple[int, int, str], Line] = {}
-    for line in _Lines(description, shapes).all():
+    for line in traced.all():
         key = (line.source, line.target, line.kind)
         lines[key] = _joined(lines[key], line) if key in lines else line
         if len(lines) > MOST_LINES:
@@ -157,9 +160,11 @@ class _Lines:
         for node in description["nodes"]:
             if "jumps" in node:
                 self._jumpers.setdefault(node["jumps"], []).append(self._numbers[node["id"]])
-        target = description["target"]
-        for number in () if isinstance(target, dict) else self._behind(target):
-            shapes[number].is_target = True
+
+    def ends(self) -> Iterator[int]:
+        """The shapes that the target consists of; none if it is a literal."""
+        target = self._description["target"]
+        return iter(()) if isinstance(target, dict) else self._behind(target)
 
     def all(self) -> Iterator[Line]:
         for edge in self._description["edges"]:
