@@ -7,10 +7,11 @@ lines begin at the nodes that jump.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from cascade.markup import replaced
 
 MOST_SHAPES: Final = 2000
 MOST_LINES: Final = 6000
@@ -18,9 +19,6 @@ MOST_LINES: Final = 6000
 # The looks of lines: what is needed, what decides whether, what only comes before, what jumps.
 DASHED: Final = frozenset({"condition", "default"})
 DOTTED: Final = frozenset({"sequence", "amount"})
-
-
-_NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(slots=True)
@@ -71,8 +69,11 @@ def draw(description: Mapping[str, Any]) -> Drawing:
             f"the target has {len(shapes)} nodes, routers and inputs, a picture at most "
             f"{MOST_SHAPES}; show a part of it, or use cs.to_json(target)"
         )
+    traced = _Lines(description, shapes)
+    for number in traced.ends():
+        shapes[number].is_target = True
     lines: dict[tuple[int, int, str], Line] = {}
-    for line in _Lines(description, shapes).all():
+    for line in traced.all():
         key = (line.source, line.target, line.kind)
         lines[key] = _joined(lines[key], line) if key in lines else line
         if len(lines) > MOST_LINES:
@@ -98,7 +99,8 @@ def _shapes(description: Mapping[str, Any]) -> Iterator[Shape]:
         notes = [_one_line(note) for note in notes]
         yield Shape(node["id"], node["kind"], _one_line(node["id"]), notes)
     for router in description["routers"]:
-        keys = [text_of_key(each["key"]) for each in router.get("literals", ()) if "key" in each]
+        literals = [each for each in router.get("literals", ()) if each["kind"] != "selector"]
+        keys = [text_of_key(each["key"]) if "key" in each else "else" for each in literals]
         yield Shape(router["id"], "router", "Router", [f"{key}: literal" for key in keys])
     for given in description["inputs"]:
         kind = given["kind"]
@@ -144,11 +146,6 @@ def _one_line(text: str) -> str:
     return " ".join(replaced(text).split())
 
 
-def replaced(text: str) -> str:
-    """`text` with what XML cannot hold, and UTF-8 partly, replaced by U+FFFD."""
-    return _NOT_XML.sub("\ufffd", text)
-
-
 class _Lines:
     """The lines of a drawing, traced from the edges of its description."""
 
@@ -163,9 +160,11 @@ class _Lines:
         for node in description["nodes"]:
             if "jumps" in node:
                 self._jumpers.setdefault(node["jumps"], []).append(self._numbers[node["id"]])
-        target = description["target"]
-        for number in () if isinstance(target, dict) else self._behind(target):
-            shapes[number].is_target = True
+
+    def ends(self) -> Iterator[int]:
+        """The shapes that the target consists of; none if it is a literal."""
+        target = self._description["target"]
+        return iter(()) if isinstance(target, dict) else self._behind(target)
 
     def all(self) -> Iterator[Line]:
         for edge in self._description["edges"]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from html import escape
 from typing import Final
 from unicodedata import east_asian_width
 
-from cascade.drawing import DASHED, DOTTED, Drawing, Line, Shape, replaced
+from cascade.drawing import DASHED, DOTTED, Drawing, Line, Shape
 from cascade.layout import Box, Layout, Link, Point, lay_out
+from cascade.markup import escaped
 
 _LONGEST: Final = 40  # characters of a row
 _TITLE: Final = 7.9  # the width of a character, in pixels, of 13 px monospace
@@ -54,11 +54,6 @@ def draw_svg(drawing: Drawing, classes: Mapping[str, str], tips: Mapping[str, st
     links = [Link(line.source, line.target, _look(line), line.is_back) for line in drawing.lines]
     layout = lay_out(boxes, links)
     return "".join(_Writer(drawing, boxes, layout, classes, tips).parts())
-
-
-def escaped(text: str) -> str:
-    """`text` for XML and HTML: what markup means is escaped, what XML cannot hold replaced."""
-    return escape(replaced(text))
 
 
 class _Writer:

@@ -102,7 +102,7 @@ def _slice(
         "pid": pid,
         "tid": tid,
         "ts": _micros(start),
-        "dur": _micros(end - start),
+        "dur": round(_micros(end) - _micros(start), 3),  # slices of a lane must not overlap
         "args": about,
     }
 

@@ -18,7 +18,17 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket", "cancellation", "activity", "plain", "layout"),
+    (
+        "errors",
+        "events",
+        "retry",
+        "bucket",
+        "cancellation",
+        "activity",
+        "plain",
+        "layout",
+        "markup",
+    ),
     ("expressions", "constraints", "logs", "telemetry", "readings", "timeline", "drawing"),
     ("display", "progress"),
     ("task", "flow", "inputs", "resources", "admission", "records", "svg", "trace"),
@@ -29,7 +39,7 @@ LAYERS = (
     ("run", "trampoline", "description"),
     ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
-    ("compiler", "blame"),
+    ("compiler", "blame", "chart"),
     ("engine", "page"),
     ("report",),
     ("agreement", "testing", "__init__"),
@@ -202,6 +212,16 @@ def test_trio_is_loaded_by_those_who_ask_for_it() -> None:
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_what_draws_and_reports_is_loaded_when_it_is_asked_for() -> None:
+    """`import cascade` stays quick: a program that draws nothing loads nothing that draws."""
+    program = "import sys, cascade; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
+    )
+    names = "drawing layout svg page markup chart timeline trace blame attribution"
+    assert {f"cascade.{name}" for name in names.split()} & set(done.stdout.split()) == set()
 
 
 def bound_names(source: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+import os
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from cascade.drawing import MOST_LINES, MOST_SHAPES, draw
 from cascade.layout import GAP, MOST_POINTS, Box, Link, lay_out
 from programs import seeded
 
+ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = "a<b>&\"'`|\\ #35; end; {x}\x01\ud800"
 
@@ -276,6 +279,22 @@ def test_every_target_has_a_picture(drawn):
             x, y = float(rect.get("x")), float(rect.get("y"))
             assert 0 <= x <= x + float(rect.get("width")) <= width
             assert 0 <= y <= y + float(rect.get("height")) <= height
+
+
+def test_the_picture_in_the_documentation_is_current(pytestconfig):
+    """It shows the workflow of the page, as it is drawn now. `--bless` draws it anew."""
+    page = (ROOT / "docs/how-to/pictures.md").read_text(encoding="utf-8")
+    program = re.search(r"```python\n(.*?)```", page, re.S)
+    assert program is not None
+    scope = {}
+    exec(program[1], scope)
+    drawn = cs.visualize(scope["target"]).svg()
+    file = ROOT / "docs/images/workflow.svg"
+    if pytestconfig.getoption("--bless"):
+        assert not os.environ.get("CI"), "--bless is for people"
+        file.write_text(drawn, encoding="utf-8")
+    kept = ElementTree.parse(file)
+    assert [e.text for e in ElementTree.fromstring(drawn).iter()] == [e.text for e in kept.iter()]
 
 
 # Bounds

@@ -11,7 +11,7 @@ import pytest
 
 import building
 import cascade as cs
-from cascade.attribution import Attribution, general_id
+from cascade.attribution import Attribution, Meaning, general_id
 from cascade.blame import accounts_of, total_of, waits_of
 from cascade.testing import virtual_time
 from cascade.timeline import runs_of
@@ -182,6 +182,21 @@ def test_what_is_not_over_ends_with_the_events(recorded):
     ]
 
 
+def test_what_waits_when_a_run_ends_is_cancelled(recorded):
+    """Parked or between two attempts: it was never let in again, and is not open."""
+    target = [nap(9).with_constraints(gpu=1), nap(8).with_constraints(gpu=1)]
+    target += [failing(1)(1).with_retry(2, delay=50), failing(1, seconds=3)(2)]
+    (run,) = runs_of(recorded(target, system_resources={"gpu": 1}))
+    assert run.status == "Failed"
+    assert {(e.task_id, e.status, e.spans[-1].kind, e.end) for e in run.executions} == {
+        ("nap#0", "Cancelled", "running", 3.0),
+        ("nap#1", "Cancelled", "parked", 3.0),
+        ("shaky#2", "Cancelled", "retrying", 3.0),
+        ("shaky#3", "Failed", "running", 3.0),
+    }
+    assert not any(span.is_open for each in run.executions for span in each.spans)
+
+
 def test_the_beginning_may_be_missing(recorded):
     """An attempt that is known only by its end began its duration earlier, and so did the run."""
     events = [e for e in recorded(nap(2)) if not type(e).__name__.endswith("Started")]
@@ -319,22 +334,41 @@ def test_ids_lead_to_their_nodes(recorded):
     target = returns(join(loop, nap.map(seconds=[1, 2])))
     attribution = Attribution(target)
     found = {
-        event.task_id: attribution.node_of(event.task_id)
+        event.task_id: attribution.meaning_of(event.task_id)
         for event in recorded(target)
         if isinstance(event, cs.TaskExecutionStarted)
     }
     ids = {node.id for node in cs.build_graph(target).graph.nodes}
     assert ids == {"decide#0", "nap#1", "join#2", "returns#3"}
     assert found == {
-        "decide#0/decide#0": ("decide#0", True),
-        "decide#0/decide#1": ("decide#5", True),
-        "nap#1[0]/nap#0": ("nap#1", False),
-        "nap#1[1]/nap#0": ("nap#1", False),
-        "join#2": ("join#2", True),
-        "returns#3": ("returns#3", True),
-        "returns#3/join#0": ("returns#3", False),
+        "decide#0/decide#0": Meaning("decide#0", True),
+        "decide#0/decide#1": Meaning("decide#5", True),
+        "nap#1[0]/nap#0": Meaning("nap#1", False),
+        "nap#1[1]/nap#0": Meaning("nap#1", False),
+        "join#2": Meaning("join#2", True),
+        "returns#3": Meaning("returns#3", True),
+        "returns#3/join#0": Meaning("returns#3", False),
     }
-    assert attribution.node_of("nobody#0") == (None, False)
+    assert attribution.meaning_of("nobody#0") == Meaning(None, False)
+
+
+def test_nodes_of_a_loop_may_share_an_id(recorded):
+    """Each iteration counts its own nodes, so that two routes may give two nodes one id."""
+
+    @cs.task
+    def count(n):
+        return cs.Jump("again", n - 1) if n else cs.Jump("out", n)
+
+    first, again = count(1), count(0)
+    for node in (first, again):
+        cs.bind(node, cs.select_jump({"again": again, "out": None}))
+    attribution = Attribution(first)
+    found = {
+        attribution.meaning_of(event.task_id)
+        for event in recorded(first)
+        if isinstance(event, cs.TaskExecutionStarted)
+    }
+    assert found == {Meaning("count#0", False, ("count#1",))}
 
 
 def test_names_may_look_like_ids(recorded):
@@ -343,14 +377,14 @@ def test_names_may_look_like_ids(recorded):
     target = join(named(1), named.map(seconds=[1]))
     attribution = Attribution(target)
     found = {
-        attribution.node_of(event.task_id)
+        attribution.meaning_of(event.task_id)
         for event in recorded(target)
         if isinstance(event, cs.TaskExecutionStarted)
     }
     assert found == {
-        ("a#1/b[2]/c#0#0", True),
-        ("a#1/b[2]/c#0#1", False),
-        ("join#2", True),
+        Meaning("a#1/b[2]/c#0#0", True),
+        Meaning("a#1/b[2]/c#0#1", False),
+        Meaning("join#2", True),
     }
 
 
@@ -392,11 +426,12 @@ def test_every_event_leads_to_a_node_of_its_name(use_vm):
         names = {node["id"]: node["name"] for node in cs.to_json(target)["nodes"]}
         for event in recording:
             if isinstance(event, cs.TaskEvent):
-                node, is_exact = attribution.node_of(event.task_id)
-                assert node is not None or "/" in event.task_id, event.task_id
-                if is_exact:
+                meaning = attribution.meaning_of(event.task_id)
+                assert meaning.node is not None, event.task_id
+                assert set(meaning.others) <= set(names)
+                if meaning.is_exact:
                     exact += 1
-                    assert names[node] == event.task_name
+                    assert names[meaning.node] == event.task_name
         cs.chrome_trace(recording)
     logging.disable(logging.NOTSET)
     assert exact > 400
