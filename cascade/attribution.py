@@ -8,6 +8,7 @@ among the nodes of the evaluations that the parts before may mean.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cascade.plan import Plan
@@ -15,6 +16,20 @@ from cascade.structure import Ref, Structure, read
 
 _PART_END: Final = re.compile(r"#\d+(?=[/\[]|$)")
 _ITEM: Final = re.compile(r"(?<=\d)\[\d+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The innermost node of the target that an id is certain to be of, as of `build_graph`.
+
+    `is_exact` unless the id is of something that this leads to: the items of a map, a returned
+    expression, a target that was registered. `others` are the nodes that it may be as well: routes
+    of one loop may give different nodes the same id. `node` is None for an id of another target.
+    """
+
+    node: str | None
+    is_exact: bool
+    others: tuple[str, ...] = ()
 
 
 class Attribution:
@@ -26,39 +41,39 @@ class Attribution:
         self._roots: dict[int, tuple[Ref, ...]] = {}
         self._names = {slot: id for id, slot in self._ids_from(self._structure.root).items()}
 
-    def node_of(self, task_id: str) -> tuple[str | None, bool]:
-        """The id, as of `build_graph`, of the innermost node that is known, and whether it is it.
-
-        It is not for what a node leads to: the items of a map, a returned expression, a target
-        that was registered. None for an id that is not of this target.
-        """
+    def meaning_of(self, task_id: str) -> Meaning:
+        """The node that an event with this id is about."""
         roots: tuple[Ref, ...] = (self._structure.root,)
         found: int | None = None
         rest = task_id
         while rest:
-            slot, rest = self._first_part(roots, rest)
-            if slot is None:
-                break
-            found = slot
+            slots, rest = self._first_part(roots, rest)
+            if len(slots) != 1:
+                others = tuple(sorted(self._names[slot] for slot in slots if slot != found))
+                return Meaning(self._name(found), False, others)
+            found = slot = min(slots)
             if not rest:
-                return self._names[slot], True
+                return Meaning(self._names[slot], True)
             if rest[0] == "[" or self._structure.slots[slot].bound is None:
                 break
             roots = self._roots_of(slot)
             rest = rest[1:]
-        return (None if found is None else self._names[found]), False
+        return Meaning(self._name(found), False)
 
-    def _first_part(self, roots: tuple[Ref, ...], path: str) -> tuple[int | None, str]:
-        """The slot that the first part of `path` means in one of these evaluations, and the rest.
+    def _name(self, slot: int | None) -> str | None:
+        return None if slot is None else self._names[slot]
 
-        Names may hold any character, so each end of a part is tried. None if it may mean two.
+    def _first_part(self, roots: tuple[Ref, ...], path: str) -> tuple[set[int], str]:
+        """The slots that the first part of `path` may mean in these evaluations, and the rest.
+
+        Names may hold any character, so each end of a part is tried.
         """
         for end in _PART_END.finditer(path):
             id = path[: end.end()]
             slots = {ids[id] for root in roots if id in (ids := self._ids_from(root))}
             if slots:
-                return (slots.pop() if len(slots) == 1 else None), path[end.end() :]
-        return None, ""
+                return slots, path[end.end() :]
+        return set(), ""
 
     def _ids_from(self, root: Ref) -> dict[str, int]:
         ids = self._ids.get(root)

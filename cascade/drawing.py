@@ -8,8 +8,10 @@ lines begin at the nodes that jump.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from cascade.markup import replaced
 
 MOST_SHAPES: Final = 2000
 MOST_LINES: Final = 6000
@@ -21,7 +23,10 @@ DOTTED: Final = frozenset({"sequence", "amount"})
 
 @dataclass(slots=True)
 class Shape:
-    """One box. `kind` is "task", "map", "router", "param", "env" or "resource"."""
+    """One box. `kind` is "task", "map", "router", "param", "env" or "resource".
+
+    Texts are of one line, and of characters that every notation can hold.
+    """
 
     id: str
     kind: str
@@ -32,13 +37,17 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """From what is needed, by the number of its shape, to what needs it; `tip` says more."""
+    """From what is needed, by the number of its shape, to what needs it; `tip` says more.
+
+    A jump that leads to where the flow came from `is_back`.
+    """
 
     source: int
     target: int
     kind: str
     label: str = ""
     tip: str = ""
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +69,11 @@ def draw(description: Mapping[str, Any]) -> Drawing:
             f"the target has {len(shapes)} nodes, routers and inputs, a picture at most "
             f"{MOST_SHAPES}; show a part of it, or use cs.to_json(target)"
         )
+    traced = _Lines(description, shapes)
+    for number in traced.ends():
+        shapes[number].is_target = True
     lines: dict[tuple[int, int, str], Line] = {}
-    for line in _Lines(description, shapes).all():
+    for line in traced.all():
         key = (line.source, line.target, line.kind)
         lines[key] = _joined(lines[key], line) if key in lines else line
         if len(lines) > MOST_LINES:
@@ -69,7 +81,7 @@ def draw(description: Mapping[str, Any]) -> Drawing:
                 f"the target has more than {MOST_LINES} lines from value to use, too many for a "
                 "picture; show a part of it, or use cs.to_json(target)"
             )
-    return Drawing(tuple(shapes), tuple(lines.values()))
+    return Drawing(tuple(shapes), tuple(_marked(len(shapes), list(lines.values()))))
 
 
 def _joined(one: Line, other: Line) -> Line:
@@ -84,16 +96,18 @@ def _shapes(description: Mapping[str, Any]) -> Iterator[Shape]:
     for node in description["nodes"]:
         task = description["tasks"][node["task"]]
         notes = [*_policy_notes(node, task), *_ends(exits.get(node.get("jumps"), ()))]
-        yield Shape(node["id"], node["kind"], node["id"], notes)
+        notes = [_one_line(note) for note in notes]
+        yield Shape(node["id"], node["kind"], _one_line(node["id"]), notes)
     for router in description["routers"]:
-        keys = [text_of_key(each["key"]) for each in router.get("literals", ()) if "key" in each]
+        literals = [each for each in router.get("literals", ()) if each["kind"] != "selector"]
+        keys = [text_of_key(each["key"]) if "key" in each else "else" for each in literals]
         yield Shape(router["id"], "router", "Router", [f"{key}: literal" for key in keys])
     for given in description["inputs"]:
         kind = given["kind"]
         about = given.get("type") or ("env" if kind == "env" else "")
-        yield Shape(given["id"], kind, given["name"], [about] if about else [])
+        yield Shape(given["id"], kind, _one_line(given["name"]), [about] if about else [])
     for resource in description["resources"]:
-        yield Shape(resource["id"], "resource", resource["name"], [])
+        yield Shape(resource["id"], "resource", _one_line(resource["name"]), [])
 
 
 def _policy_notes(node: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[str]:
@@ -121,13 +135,15 @@ def _ends(keys: Any) -> Iterator[str]:
 
 def text_of_key(key: Any) -> str:
     """A route key of a description, as short as can be."""
-    if isinstance(key, str):
-        return key
     if isinstance(key, dict):
-        return str(key.get("name") or key.get("text") or key["type"])
+        return _one_line(str(key.get("name") or key.get("text") or key.get("type")))
     if isinstance(key, list):
-        return f"({', '.join(str(each) for each in key)})"
-    return str(key)
+        return _one_line(f"({', '.join(str(each) for each in key)})")
+    return _one_line(str(key))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(replaced(text).split())
 
 
 class _Lines:
@@ -144,9 +160,11 @@ class _Lines:
         for node in description["nodes"]:
             if "jumps" in node:
                 self._jumpers.setdefault(node["jumps"], []).append(self._numbers[node["id"]])
-        target = description["target"]
-        for number in () if isinstance(target, dict) else self._behind(target):
-            shapes[number].is_target = True
+
+    def ends(self) -> Iterator[int]:
+        """The shapes that the target consists of; none if it is a literal."""
+        target = self._description["target"]
+        return iter(()) if isinstance(target, dict) else self._behind(target)
 
     def all(self) -> Iterator[Line]:
         for edge in self._description["edges"]:
@@ -186,10 +204,41 @@ def _words(edge: Mapping[str, Any]) -> tuple[str, str]:
         case "sequence":
             return "", "runs after it"
         case "amount":
-            return edge["argument"], f"amount of {edge['argument']}"
+            label = _one_line(edge["argument"])
+            return label, f"amount of {label}"
         case "selector":
             return "", "chooses the route"
         case "route":
             label = text_of_key(edge["key"])
             return label, f"route {label}"
-    return "", f"argument {edge['argument']}" if "argument" in edge else "argument"
+    return "", f"argument {_one_line(edge['argument'])}" if "argument" in edge else "argument"
+
+
+def _marked(count: int, lines: list[Line]) -> list[Line]:
+    """The lines, those marked that go back: jumps that would close a circle, in order."""
+    after: list[list[int]] = [[] for _ in range(count)]
+    for line in lines:
+        if line.kind != "jump":
+            after[line.source].append(line.target)
+    marked = []
+    for line in lines:
+        if line.kind == "jump":
+            if _reaches(after, line.target, line.source):
+                line = replace(line, is_back=True)
+            else:
+                after[line.source].append(line.target)
+        marked.append(line)
+    return marked
+
+
+def _reaches(after: list[list[int]], start: int, goal: int) -> bool:
+    seen = {start}
+    todo = [start]
+    while todo:
+        number = todo.pop()
+        if number == goal:
+            return True
+        fresh = [n for n in after[number] if n not in seen]
+        seen.update(fresh)
+        todo.extend(fresh)
+    return False

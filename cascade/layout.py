@@ -1,7 +1,7 @@
 """Where the boxes of a picture stand: in layers from top to bottom, as Sugiyama's method has it.
 
-1. Layers: longest path, so that every line goes down. Lines that would close a circle, which only
-   jumps do, are *back* lines: they take no part, and find their way up between the boxes last.
+1. Layers: longest path, so that every line goes down. Lines that go *back* take no part, and find
+   their way up between the boxes last.
 2. Points: a line over several layers gets a point in each layer between. Lines of one look that
    begin at the same box share their points. There are at most `MOST_POINTS`; the longest lines
    go without, straight.
@@ -53,24 +53,23 @@ class Link:
     source: int
     target: int
     look: str = ""
-    may_go_back: bool = False
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The middle of each box; the points of each link from end to end; which links go back."""
+    """The middle of each box, and the points of each link from end to end."""
 
     width: float
     height: float
     middles: tuple[Point, ...]
     ways: tuple[tuple[Point, ...], ...]
-    is_back: tuple[bool, ...]
 
 
 def lay_out(boxes: Sequence[Box], links: Sequence[Link]) -> Layout:
-    """Place the boxes so that links go down, except back links, with few crossings.
+    """Place the boxes so that links go down, with few crossings, and back links up.
 
-    Links that may not go back make no circle.
+    Links that are not back links make no circle, and a back link closes one.
     """
     return _Layouter(boxes, links).lay_out()
 
@@ -81,8 +80,7 @@ class _Layouter:
     def __init__(self, boxes: Sequence[Box], links: Sequence[Link]) -> None:
         self._boxes = boxes
         self._links = links
-        self._is_back = _back_links(len(boxes), links)
-        self._margin = MARGIN + (DETOUR if any(self._is_back) else 0.0)
+        self._margin = MARGIN + (DETOUR if any(link.is_back for link in links) else 0.0)
         self._layer = _layers(len(boxes), self._forward())
         self._points: list[list[int]] = [[] for _ in links]
         self._segments: list[tuple[int, int]] = []
@@ -95,14 +93,13 @@ class _Layouter:
             self._below[upper].append(lower)
 
     def _forward(self) -> list[tuple[int, int]]:
-        pairs = zip(self._links, self._is_back, strict=True)
-        return [(link.source, link.target) for link, is_back in pairs if not is_back]
+        return [(link.source, link.target) for link in self._links if not link.is_back]
 
     def _insert_points(self) -> None:
         spans = sorted(
             (self._layer[link.target] - self._layer[link.source], number)
             for number, link in enumerate(self._links)
-            if not self._is_back[number]
+            if not link.is_back
         )
         shared: dict[tuple[int, str, int], int] = {}
         segments: dict[tuple[int, int], None] = {}
@@ -133,17 +130,17 @@ class _Layouter:
         tops, bottoms = self._levels(rows)
         ways = _Ways(self._boxes, self._links, self._layer, x, tops, bottoms)
         drawn = [
-            () if is_back else ways.down(number, self._points[number])
-            for number, is_back in enumerate(self._is_back)
+            () if link.is_back else ways.down(number, self._points[number])
+            for number, link in enumerate(self._links)
         ]
-        for number in sorted(filter(self._is_back.__getitem__, range(len(drawn))), key=ways.span):
+        back = [number for number, link in enumerate(self._links) if link.is_back]
+        for number in sorted(back, key=ways.span):
             drawn[number] = ways.back(number)
         return Layout(
             ways.right + MARGIN,
             (bottoms[-1] if rows else 0.0) + self._margin,
             tuple(ways.middle(n) for n in range(len(self._boxes))),
             tuple(drawn),
-            tuple(self._is_back),
         )
 
     # Order
@@ -314,6 +311,7 @@ class _Ways:
         box = self._boxes[link.source]
         if link.source == link.target:
             right, low, high = x + box.width / 2, y + box.height / 4, y - box.height / 4
+            self.right = max(self.right, right + DETOUR)
             return ((right, low), (right + DETOUR, low), (right + DETOUR, high), (right, high))
         upper, lower = self._layer[link.target], self._layer[link.source]
         around = self._gap(upper, lower, max(x, self._x[link.target]))
@@ -363,34 +361,6 @@ def _spread(
         for number, found in ends_of.items()
         for place, (look, x) in enumerate(sorted(found, key=lambda end: (end[1], end[0])))
     }
-
-
-def _back_links(count: int, links: Sequence[Link]) -> list[bool]:
-    """Which links would close a circle, taken in order after all those that may not go back."""
-    after: list[list[int]] = [[] for _ in range(count)]
-    for link in links:
-        if not link.may_go_back:
-            after[link.source].append(link.target)
-    is_back = [False] * len(links)
-    for number, link in enumerate(links):
-        if link.may_go_back:
-            is_back[number] = _reaches(after, link.target, link.source)
-            if not is_back[number]:
-                after[link.source].append(link.target)
-    return is_back
-
-
-def _reaches(after: list[list[int]], start: int, goal: int) -> bool:
-    seen = {start}
-    todo = [start]
-    while todo:
-        number = todo.pop()
-        if number == goal:
-            return True
-        fresh = [n for n in after[number] if n not in seen]
-        seen.update(fresh)
-        todo.extend(fresh)
-    return False
 
 
 def _layers(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:

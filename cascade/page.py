@@ -7,37 +7,24 @@ bound is put together or left out, and a notice on the page says what and how mu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from math import floor, log10
 from typing import Any, Final
 
 from cascade.attribution import Attribution, general_id
 from cascade.blame import Account, accounts_of, total_of, waits_of
+from cascade.chart import CLASSES, timeline
 from cascade.compiler import disassemble
 from cascade.description import to_json
-from cascade.drawing import Drawing, draw
+from cascade.drawing import Drawing, Shape, draw
 from cascade.events import Event, TaskSkipped
+from cascade.markup import MOST_ROWS, escaped, legend, notice, seconds, table
 from cascade.records import Recording
-from cascade.svg import draw_svg, escaped
-from cascade.timeline import PARKED, RETRYING, RUNNING, Execution, RunRecord, Span, runs_of
+from cascade.svg import draw_svg
+from cascade.timeline import Execution, RunRecord, runs_of
 
 MOST_RUNS: Final = 10
-MOST_ROWS: Final = 200
-MOST_SPANS: Final = 6000  # bars of all rows
-MOST_TOLD: Final = 60  # spans in words, of a row
 MOST_LINES: Final = 4000  # of the listing
-_BUCKETS: Final = 240
-
-_OUTCOMES: Final = {
-    "Failed": "failed",
-    "Cancelled": "cancelled",
-    "Running": "open",
-    "Waiting": "open",
-    "Succeeded": "ok",
-    "Skipped": "skipped",
-}
-_WORDS: Final = {PARKED: "parked", RETRYING: "waits to retry", RUNNING: "runs"}
 
 
 def page(events: Iterable[Event], target: Any) -> str:
@@ -70,12 +57,12 @@ def _body(runs: list[RunRecord], subject: _Subject | None, dropped: int) -> Iter
     if not runs:
         yield "<h1>No runs</h1><p>There are no events.</p>"
     if dropped:
-        yield _notice(
+        yield notice(
             f"The recording kept the last events and dropped {dropped:,} before them. "
             "What happened earlier is missing from this page."
         )
     if len(runs) > MOST_RUNS:
-        yield _notice(f"The events tell of {len(runs):,} runs. The last {MOST_RUNS} are shown.")
+        yield notice(f"The events tell of {len(runs):,} runs. The last {MOST_RUNS} are shown.")
     for number, run in enumerate(runs[-MOST_RUNS:]):
         if number:
             yield "<hr>"
@@ -83,17 +70,14 @@ def _body(runs: list[RunRecord], subject: _Subject | None, dropped: int) -> Iter
         yield from _head(run)
         if subject is not None:
             yield from _graph(run, subject)
-        yield from _timeline(run)
+        yield from timeline(run)
         yield from _blame(run, subject)
         yield from _waits(run)
         yield from _skips(run)
+        yield from _stalls(run)
         yield "</section>"
     if subject is not None:
         yield from _listing(subject.listing)
-
-
-def _notice(text: str) -> str:
-    return f"<p class=notice>{escaped(text)}</p>"
 
 
 def _head(run: RunRecord) -> Iterator[str]:
@@ -126,41 +110,50 @@ def _failures(execution: Execution) -> int:
 def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
     yield "<h2>Graph</h2>"
     if subject.drawing is None:
-        yield _notice(f"The graph is left out: {subject.refusal}.")
+        yield notice(f"The graph is left out: {subject.refusal}.")
         return
     outcomes = {shape.id: _Outcome() for shape in subject.drawing.shapes}
     unknown = 0
     for execution in run.executions:
-        id, _ = subject.attribution.node_of(execution.task_id)
-        if id is None:
+        meaning = subject.attribution.meaning_of(execution.task_id)
+        if meaning.node is None:
             unknown += 1
         else:
-            outcomes[id].executions.append(execution)
+            outcomes[meaning.node].executions.append(execution)
+        for other in meaning.others:
+            outcomes[other].may_have_run = True
     for skip in run.skips:
-        id, is_exact = subject.attribution.node_of(skip.task_id)
-        if id is not None and (is_exact or skip.reason == "CacheHit"):
-            outcomes[id].skips.append(skip)
+        meaning = subject.attribution.meaning_of(skip.task_id)
+        if meaning.node is not None and (meaning.is_exact or skip.reason == "CacheHit"):
+            outcomes[meaning.node].skips.append(skip)
     nodes = {s.id: outcomes[s.id] for s in subject.drawing.shapes if s.kind in ("task", "map")}
     if unknown:
-        yield _notice(
+        yield notice(
             f"{unknown:,} executions are of no node of this graph: is the target another one?"
         )
-    yield _legend(
+    yield legend(
         {
             "ok": "succeeded",
             "failed": "failed",
             "cancelled": "cancelled",
             "open": "not over",
             "skipped": "skipped",
+            "maybe": "may have run",
             "idle": "never ran",
         }
     )
+    shapes = tuple(_worded(shape, outcomes[shape.id].css) for shape in subject.drawing.shapes)
     svg = draw_svg(
-        subject.drawing,
+        Drawing(shapes, subject.drawing.lines),
         {id: outcome.css for id, outcome in nodes.items()},
         {id: outcome.text for id, outcome in nodes.items()},
     )
     yield f'<div class="scroll graph" tabindex=0 aria-label="graph by outcome">{svg}</div>'
+
+
+def _worded(shape: Shape, css: str) -> Shape:
+    """What went wrong is said in words too: not everybody tells red from green."""
+    return replace(shape, notes=[*shape.notes, css]) if css in ("failed", "cancelled") else shape
 
 
 @dataclass(slots=True)
@@ -169,6 +162,7 @@ class _Outcome:
 
     executions: list[Execution] = field(default_factory=list)
     skips: list[TaskSkipped] = field(default_factory=list)
+    may_have_run: bool = False  # events have an id that it shares with another node of a loop
 
     @property
     def status(self) -> str:
@@ -178,16 +172,18 @@ class _Outcome:
             found.add("Succeeded")
         elif self.skips:
             found.add("Skipped")
-        return next((status for status in _OUTCOMES if status in found), "")
+        return next((status for status in CLASSES if status in found), "")
 
     @property
     def css(self) -> str:
-        return _OUTCOMES.get(self.status, "idle")
+        return CLASSES.get(self.status, "maybe" if self.may_have_run else "idle")
 
     @property
     def text(self) -> str:
         if not self.executions:
             reasons = ", ".join(dict.fromkeys(skip.reason for skip in self.skips))
+            if not reasons and self.may_have_run:
+                return "may have run: another node of its loop has the same id in events"
             return f"skipped: {reasons}" if reasons else "never ran"
         total = Account("")
         for execution in self.executions:
@@ -198,223 +194,6 @@ class _Outcome:
             f"{self.status}: {len(self.executions)} executions, {total.attempts} attempts, "
             f"running {seconds(total.running)}{waits}"
         )
-
-
-def _legend(entries: dict[str, str]) -> str:
-    items = "".join(
-        f'<li><i class="{css}" style="{_swatch(css)}"></i>{text}</li>'
-        for css, text in entries.items()
-    )
-    return f"<ul class=legend>{items}</ul>"
-
-
-def _swatch(css: str) -> str:
-    return "" if css in ("skipped", "idle", "inputs", "parked", "retrying") else "border:0"
-
-
-# The timeline
-
-
-@dataclass(slots=True)
-class _Row:
-    """One row of the timeline: what has one id, or, too many for that, one general id or name."""
-
-    name: str
-    executions: list[Execution] = field(default_factory=list)
-    skips: list[TaskSkipped] = field(default_factory=list)
-
-    @property
-    def start(self) -> float:
-        return min(
-            [each.start for each in self.executions] + [each.timestamp for each in self.skips]
-        )
-
-    @property
-    def size(self) -> int:
-        return sum(len(execution.spans) for execution in self.executions)
-
-
-def _rows(run: RunRecord) -> tuple[list[_Row], str]:
-    """The rows in the order of their beginnings, and what each of them stands for."""
-    rows: list[_Row] = []
-    told: list[Execution | TaskSkipped] = [*run.executions, *run.skips]
-    for level in ("", "the items of one map", "the tasks of one name"):
-        found: dict[str, _Row] = {}
-        for event in told:
-            id = event.task_id
-            name = event.task_name if "name" in level else general_id(id) if level else id
-            row = found.setdefault(name, _Row(name))
-            if isinstance(event, Execution):
-                row.executions.append(event)
-            else:
-                row.skips.append(event)
-        rows = sorted(found.values(), key=lambda row: row.start)
-        if len(rows) <= MOST_ROWS:
-            return rows, level
-    return rows, level
-
-
-def _timeline(run: RunRecord) -> Iterator[str]:
-    yield "<h2>Timeline</h2>"
-    rows, level = _rows(run)
-    if not rows:
-        yield "<p>No task events were recorded.</p>"
-        return
-    count = len({e.task_id for e in run.executions} | {skip.task_id for skip in run.skips})
-    if level:
-        yield _notice(f"There are {count:,} ids. A row stands for {level}.")
-    if len(rows) > MOST_ROWS:
-        yield _notice(f"The first {MOST_ROWS} of {len(rows):,} rows are shown.")
-        rows = rows[:MOST_ROWS]
-    most = MOST_SPANS if sum(row.size for row in rows) <= MOST_SPANS else 30
-    merged = sum(row.size > most for row in rows)
-    if merged:
-        yield _notice(
-            f"{merged} rows have more than {most} bars: they show how much ran, waited at the gate "
-            "and waited to retry at each time."
-        )
-    yield _legend(
-        {
-            "inputs": "waits for inputs",
-            "parked": "parked at the gate",
-            "retrying": "waits to retry",
-            "ok": "succeeds",
-            "failed": "fails",
-            "cancelled": "is cancelled",
-            "open": "not over",
-            "skipped": "skipped",
-        }
-    )
-    yield (
-        "<div class=tools><label>Zoom <input type=range min=1 max=20 step=0.5 value=1></label>"
-        "<label>Show <input type=search placeholder='part of an id'></label>"
-        "<span class=soft>Open a row to read what it did.</span></div>"
-    )
-    scale = _Scale(run)
-    yield '<div class="scroll timeline" tabindex=0 aria-label="timeline"><div class=rows>'
-    yield f"<div class=axis><div class=name>task</div><div class=ticks>{scale.ticks()}</div></div>"
-    for row in rows:
-        yield _row(row, scale, row.size > most)
-    yield "</div></div>"
-
-
-class _Scale:
-    """Times of a run as percents of its duration."""
-
-    def __init__(self, run: RunRecord) -> None:
-        self.start = run.start
-        self.duration = max(run.end - run.start, 1e-9)
-        power = 10.0 ** floor(log10(self.duration / 8))
-        self.step = next(s * power for s in (1, 2, 5, 10) if s * power * 10 >= self.duration)
-        self.grid = f"{100 * self.step / self.duration:.3f}%"
-
-    def at(self, time: float) -> float:
-        return min(100.0, max(0.0, 100 * (time - self.start) / self.duration))
-
-    def ticks(self) -> str:
-        count = int(self.duration / self.step * 0.999)
-        return "".join(
-            f'<span style="left:{100 * k * self.step / self.duration:.3f}%">'
-            f"{seconds(k * self.step)}</span>"
-            for k in range(count + 1)
-        )
-
-
-def _row(row: _Row, scale: _Scale, is_merged: bool) -> str:
-    bars = _density(row, scale) if is_merged else "".join(_bars(row, scale))
-    told = "".join(f"<li>{escaped(line)}</li>" for line in _told(row, scale))
-    name = escaped(row.name)
-    return (
-        f'<details class=row data-name="{name}"><summary><div class="name id" title="{name}">'
-        f'{name}</div><div class=track style="background-size:{scale.grid} 100%">{bars}</div>'
-        f"</summary><ul class=told>{told}</ul></details>\n"
-    )
-
-
-def _bars(row: _Row, scale: _Scale) -> Iterator[str]:
-    for execution in row.executions:
-        if execution.start > execution.waited_since:
-            yield _bar("inputs", scale, execution.waited_since, execution.start, "waits for inputs")
-        for span in execution.spans:
-            yield _bar(_css(span), scale, span.start, span.end, _phrase(span))
-    for skip in row.skips:
-        place = f"left:{scale.at(skip.timestamp):.3f}%"
-        yield f'<i class=mark style="{place}" title="{escaped(f"skipped: {skip.reason}")}"></i>'
-
-
-def _bar(css: str, scale: _Scale, start: float, end: float, title: str) -> str:
-    left = scale.at(start)
-    place = f"left:{left:.3f}%;width:{scale.at(end) - left:.3f}%"
-    text = escaped(f"{title}, {seconds(end - start)}")
-    return f'<i class={css} style="{place}" title="{text}"></i>'
-
-
-def _css(span: Span) -> str:
-    return span.kind if span.kind != RUNNING else _OUTCOMES[span.status or "Running"]
-
-
-def _phrase(span: Span) -> str:
-    words = f"{_WORDS[span.kind]}, attempt {span.attempt}"
-    if span.kind == RUNNING:
-        words += f", {(span.status or 'not over').lower()}"
-    return f"{words}: {span.about}" if span.about else words
-
-
-def _told(row: _Row, scale: _Scale) -> Iterator[str]:
-    """What a row did, in words, up to a bound."""
-    lines = 0
-    for execution in row.executions:
-        who = "" if execution.task_id == row.name else f"{execution.task_id}: "
-        waited = execution.start - execution.waited_since
-        if lines >= MOST_TOLD:
-            break
-        if waited > 0:
-            since = execution.waited_since - scale.start
-            yield f"{who}at {seconds(since)} waits for inputs, for {seconds(waited)}"
-        for span in execution.spans:
-            lines += 1
-            yield (
-                f"{who}at {seconds(span.start - scale.start)} {_phrase(span)}, "
-                f"for {seconds(span.duration)}"
-            )
-    for skip in row.skips[:MOST_TOLD]:
-        yield f"{skip.task_id} at {seconds(skip.timestamp - scale.start)} skipped: {skip.reason}"
-    left = row.size - lines + max(0, len(row.skips) - MOST_TOLD)
-    if left > 0:
-        yield f"and {left:,} more"
-
-
-def _density(row: _Row, scale: _Scale) -> str:
-    """How many spans of each kind there are at each time, stacked."""
-    counts = {kind: [0.0] * (_BUCKETS + 1) for kind in (RUNNING, PARKED, RETRYING)}
-    for execution in row.executions:
-        for span in execution.spans:
-            first = int(scale.at(span.start) / 100 * (_BUCKETS - 1))
-            last = int(scale.at(span.end) / 100 * (_BUCKETS - 1))
-            counts[span.kind][first] += 1
-            counts[span.kind][last + 1] -= 1
-    level = [0.0] * _BUCKETS
-    stacked: list[tuple[str, list[float]]] = []
-    for kind, changes in counts.items():
-        now = 0.0
-        for bucket in range(_BUCKETS):
-            now += changes[bucket]
-            level[bucket] += now
-        stacked.append((kind, list(level)))
-    most = max(*level, 1.0)
-    areas = "".join(
-        f'<path fill="var(--{"ok" if kind == RUNNING else kind})" d="M0,1{_steps(tops, most)}V1Z"/>'
-        for kind, tops in reversed(stacked)
-    )
-    return (
-        f'<svg viewBox="0 0 {_BUCKETS} 1" preserveAspectRatio="none" role="img" '
-        f'aria-label="at most {most:.0f} at a time">'
-        f"<title>at most {most:.0f} at a time</title>{areas}</svg>"
-    )
-
-
-def _steps(tops: list[float], most: float) -> str:
-    return "".join(f"V{1 - top / most:.3f}h1" for top in tops)
 
 
 # Tables
@@ -435,7 +214,7 @@ def _blame(run: RunRecord, subject: _Subject | None) -> Iterator[str]:
     if len(accounts) > MOST_ROWS:
         rest = accounts[MOST_ROWS:]
         accounts = [*accounts[:MOST_ROWS], total_of(rest, f"{len(rest):,} others")]
-    heads = ["task", "executions", "attempts", "failed attempts", "skipped", "for inputs"]
+    heads = ["task", "executions", "attempts", "failed", "skipped", "for inputs"]
     heads += ["parked", "retry delays", "running"]
     if subject is not None:
         heads.append("last input")
@@ -481,7 +260,7 @@ def _last_inputs(run: RunRecord, subject: _Subject) -> dict[str, str]:
     starts: dict[str, float] = {}
     ends: dict[str, float] = {}
     for execution in run.executions:
-        node, _ = subject.attribution.node_of(execution.task_id)
+        node = subject.attribution.meaning_of(execution.task_id).node
         if node is not None:
             nodes[general_id(execution.task_id)] = node
             starts[node] = min(starts.get(node, execution.start), execution.start)
@@ -513,58 +292,25 @@ def _through_routers(node: str, needs: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _waits(run: RunRecord) -> Iterator[str]:
-    waits = waits_of(run)
-    if not waits:
-        return
-    yield "<h2>What was waited for</h2>"
-    if len(waits) > MOST_ROWS:
-        yield _notice(f"The longest {MOST_ROWS} of {len(waits):,} are shown.")
-    yield '<div class="scroll table" tabindex=0 aria-label="waits by reason"><table>'
-    yield "<thead><tr><th scope=col class=wide>reason</th><th scope=col>waits</th>"
-    yield "<th scope=col>in all</th><th scope=col>longest</th>"
-    yield "<th scope=col class=wide>longest for</th></tr></thead><tbody>"
-    for wait in waits[:MOST_ROWS]:
-        yield (
-            f"<tr><td class=wide>{escaped(wait.reason)}</td><td>{wait.count:,}</td>"
-            f"<td>{seconds(wait.total)}</td><td>{seconds(wait.longest)}</td>"
-            f'<td class="wide id">{escaped(wait.who)}</td></tr>\n'
-        )
-    yield "</tbody></table></div>"
+    rows = [
+        (wait.reason, f"{wait.count:,}", seconds(wait.total), seconds(wait.longest), wait.who)
+        for wait in waits_of(run)
+    ]
+    return table("What was waited for", ("reason", "waits", "in all", "longest", "by"), rows)
 
 
 def _skips(run: RunRecord) -> Iterator[str]:
-    if not run.skips:
-        return
-    yield "<h2>Skipped</h2>"
-    if len(run.skips) > MOST_ROWS:
-        yield _notice(f"The first {MOST_ROWS} of {len(run.skips):,} are shown.")
-    yield '<div class="scroll table" tabindex=0 aria-label="skipped tasks"><table>'
-    yield "<thead><tr><th scope=col>task</th><th scope=col class=wide>reason</th></tr></thead>"
-    yield "<tbody>"
-    for skip in run.skips[:MOST_ROWS]:
-        yield f"<tr><td class=id>{escaped(skip.task_id)}</td>"
-        yield f"<td class=wide>{escaped(skip.reason)}</td></tr>\n"
-    yield "</tbody></table></div>"
+    rows = [(skip.task_id, skip.reason) for skip in run.skips]
+    return table("Skipped", ("task", "reason"), rows)
+
+
+def _stalls(run: RunRecord) -> Iterator[str]:
+    rows = [(stall.task_id, seconds(stall.duration), stall.message) for stall in run.stalls]
+    return table("Stalls of the event loop", ("task", "for", "what to do"), rows)
 
 
 def _listing(lines: list[str]) -> Iterator[str]:
     yield "<h2>Listing</h2>"
     if len(lines) > MOST_LINES:
-        yield _notice(f"The first {MOST_LINES:,} of {len(lines):,} lines are shown.")
+        yield notice(f"The first {MOST_LINES:,} of {len(lines):,} lines are shown.")
     yield f"<pre tabindex=0>{escaped(chr(10).join(lines[:MOST_LINES]))}</pre>"
-
-
-def seconds(time: float) -> str:
-    """A duration with its unit, to three digits.
-
-    >>> [seconds(time) for time in (0, 0.00004, 0.0123, 1.234, 75.0, 4000)]
-    ['0 s', '40 µs', '12.3 ms', '1.23 s', '75 s', '4000 s']
-    """
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if abs(time) >= size or unit == "µs":
-            return "0 s" if abs(time) < 5e-8 else f"{_digits(time / size)} {unit}"
-    raise AssertionError("unreachable")
-
-
-def _digits(number: float) -> str:
-    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"

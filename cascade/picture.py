@@ -108,8 +108,7 @@ def _mermaid(drawing: Drawing) -> Iterator[str]:
 
 def _mermaid_text(text: str) -> str:
     """Text within quotes: letters and a few harmless signs as they are, all else by its number."""
-    plain = " ".join(text.split())
-    return "".join(c if c.isalnum() or c in " _.,=()+-*/#" else f"#{ord(c)};" for c in plain)
+    return "".join(c if c.isalnum() or c in " _.,=()+-*/#" else f"#{ord(c)};" for c in text)
 
 
 _DOT_SHAPES: Final = {
@@ -125,7 +124,7 @@ _DOT_LINES: Final = {
     "default": "style=dashed",
     "sequence": "style=dotted",
     "amount": "style=dotted",
-    "jump": "style=bold, constraint=false",
+    "jump": "style=bold",
 }
 
 
@@ -138,7 +137,7 @@ def _dot(drawing: Drawing) -> Iterator[str]:
         bold = ", penwidth=3" if shape.is_target else ""
         yield f'  n{number} [label="{text}", {_DOT_SHAPES[shape.kind]}{bold}]'
     for line in drawing.lines:
-        said = [_DOT_LINES.get(line.kind, "")]
+        said = [_DOT_LINES.get(line.kind, ""), "constraint=false" if line.is_back else ""]
         if line.label:
             said.append(f'label="{_dot_text(line.label)}"')
         attributes = ", ".join(filter(None, said))
@@ -147,4 +146,5 @@ def _dot(drawing: Drawing) -> Iterator[str]:
 
 
 def _dot_text(text: str) -> str:
-    return " ".join(text.split()).replace("\\", r"\\").replace('"', r"\"")
+    """Text within quotes, in which Graphviz reads escapes and the entities of HTML."""
+    return text.replace("&", "&amp;").replace("\\", r"\\").replace('"', r"\"")

@@ -12,22 +12,28 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any, Final
 
-LONGEST: Final = 10_000  # characters of a text, members of a container
+LONGEST: Final = 10_000  # characters of a text, members of containers in all
 DEEPEST: Final = 8  # containers within containers
 _WIDEST = 4096  # bits of a whole number: Python refuses to write much longer ones
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any) -> Any:
     """`value` as what `json.dumps` takes: None, bool, numbers, text, lists and dicts of these.
 
     Anything else is `{"type": ...}` with its module and name, and so are numbers JSON does not
-    know, texts and containers of more than 10,000 members, and what is nested deeper than 8.
+    know, texts of more than 10,000 characters, containers that would bring the members in all
+    above 10,000, and what is nested deeper than 8.
 
     >>> plain({"n": 1, "when": [None, float("inf")]})
     {'n': 1, 'when': [None, {'type': 'float', 'text': 'inf'}]}
     >>> plain(object()), plain({1: 2})
     ({'type': 'object'}, {'type': 'dict', 'length': 1})
     """
+    return _plain(value, 0, [LONGEST])
+
+
+def _plain(value: Any, depth: int, left: list[int]) -> Any:
+    """The same at a depth, while members are left."""
     kind = type(value)
     if value is None or kind is bool or (kind is float and isfinite(value)):
         return value
@@ -35,11 +41,13 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value
     if kind is str and len(value) <= LONGEST:
         return value
-    if kind in (list, tuple, dict) and len(value) <= LONGEST and depth < DEEPEST:
+    if kind in (list, tuple, dict) and len(value) <= left[0] and depth < DEEPEST:
         if kind is not dict:
-            return [plain(member, depth + 1) for member in value]
+            left[0] -= len(value)
+            return [_plain(member, depth + 1, left) for member in value]
         if all(type(key) is str for key in value):
-            return {key: plain(member, depth + 1) for key, member in value.items()}
+            left[0] -= len(value)
+            return {key: _plain(member, depth + 1, left) for key, member in value.items()}
     return _described(value)
 
 

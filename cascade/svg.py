@@ -10,19 +10,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from html import escape
-from re import compile as pattern
 from typing import Final
 from unicodedata import east_asian_width
 
 from cascade.drawing import DASHED, DOTTED, Drawing, Line, Shape
 from cascade.layout import Box, Layout, Link, Point, lay_out
+from cascade.markup import escaped
 
 _LONGEST: Final = 40  # characters of a row
 _TITLE: Final = 7.9  # the width of a character, in pixels, of 13 px monospace
 _NOTE: Final = 6.7  # of 11 px
 _MOVED: Final = {"map": (-4.0, 4.0), "resource": (0.0, 4.0)}  # the text within the box
-_NOT_XML = pattern("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _STYLE: Final = """
 .cs-picture{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}
@@ -53,16 +51,9 @@ def draw_svg(drawing: Drawing, classes: Mapping[str, str], tips: Mapping[str, st
     loops = {line.source: line.label for line in drawing.lines if line.source == line.target}
     for number, label in loops.items():
         boxes[number] = replace(boxes[number], beside=34 + _width(_short(label), _NOTE))
-    links = [
-        Link(line.source, line.target, _look(line), line.kind == "jump") for line in drawing.lines
-    ]
+    links = [Link(line.source, line.target, _look(line), line.is_back) for line in drawing.lines]
     layout = lay_out(boxes, links)
     return "".join(_Writer(drawing, boxes, layout, classes, tips).parts())
-
-
-def escaped(text: str) -> str:
-    """`text` for XML and HTML: what markup means is escaped, what XML cannot hold replaced."""
-    return escape(_NOT_XML.sub("\ufffd", text))
 
 
 class _Writer:
@@ -83,8 +74,8 @@ class _Writer:
     def parts(self) -> Iterator[str]:
         plates = _Plates()
         labels = [
-            (plates.place(_label_places(way, line, is_back), _plate(line.label)), line)
-            for line, way, is_back in self._lines()
+            (plates.place(_label_places(way, line), _plate(line.label)), line)
+            for line, way in self._lines()
             if line.label
         ]
         right = [x + _plate(line.label) / 2 + 8 for (x, _), line in labels]
@@ -99,16 +90,16 @@ class _Writer:
         )
         if not self._drawing.shapes:
             yield '<text x="160" y="28">a literal: nothing to compute</text>\n'
-        for line, way, is_back in self._lines():
-            yield _line(line, way, is_back)
+        for line, way in self._lines():
+            yield _line(line, way)
         for number, shape in enumerate(self._drawing.shapes):
             yield self._shape(number, shape)
         for place, line in labels:
             yield _label(place, line.label)
         yield "</svg>\n"
 
-    def _lines(self) -> Iterator[tuple[Line, tuple[Point, ...], bool]]:
-        return zip(self._drawing.lines, self._layout.ways, self._layout.is_back, strict=True)
+    def _lines(self) -> Iterator[tuple[Line, tuple[Point, ...]]]:
+        return zip(self._drawing.lines, self._layout.ways, strict=True)
 
     def _shape(self, number: int, shape: Shape) -> str:
         x, y = self._layout.middles[number]
@@ -137,8 +128,8 @@ def _rows(shape: Shape) -> list[str]:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    """A text that is too long, without its middle: the end tells the ids of a name apart."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 11]}…{text[-10:]}"
 
 
 def _width(text: str, one: float) -> float:
@@ -186,8 +177,8 @@ def _look(line: Line) -> str:
     return "dashed" if line.kind in DASHED else "dotted" if line.kind in DOTTED else ""
 
 
-def _line(line: Line, way: tuple[Point, ...], is_back: bool) -> str:
-    path = _back_path(way) if is_back else _path(way)
+def _line(line: Line, way: tuple[Point, ...]) -> str:
+    path = _back_path(way) if line.is_back else _path(way)
     look = _look(line)
     tip = f"<title>{escaped(line.tip)}</title>" if line.tip else ""
     classes = f' class="cs-{look}"' if look else ""
@@ -234,12 +225,12 @@ def _head(end: Point, *, from_right: bool) -> str:
     return f'<polygon class="cs-head" points="{corners}"/>'
 
 
-def _label_places(way: tuple[Point, ...], line: Line, is_back: bool) -> Iterator[Point]:
+def _label_places(way: tuple[Point, ...], line: Line) -> Iterator[Point]:
     """Where a label may stand, the best first: routes near their beginning, others near the end.
 
     The routes of a Router end at one place; what decides about a node comes to that alone.
     """
-    if is_back:
+    if line.is_back:
         (x, y), (right, end_y) = way[1:3]
         if line.source == line.target:
             yield (right + 6 + _width(_short(line.label), _NOTE) / 2, (y + end_y) / 2)

@@ -6,7 +6,7 @@ the gate, waiting for a retry, running. Before it, the task waited for its input
 began or, in a loop, since its execution before.
 
 Events may be missing at the front: an attempt that is known only by its end began its duration
-earlier. What is still open when the events end lasts until then, and is `is_open`.
+earlier. What is not over when the events end lasts until then; if the run is not over, it is open.
 """
 
 from __future__ import annotations
@@ -73,11 +73,14 @@ class Execution:
 
     @property
     def status(self) -> str:
-        """How it ended: that of its last attempt; "Waiting" if it was never let in."""
-        for span in reversed(self.spans):
-            if span.kind == RUNNING:
-                return span.status or "Running"
-        return "Waiting"
+        """How it ended, or "Running" or "Waiting" where the events end before it.
+
+        It is "Cancelled" if the run ended while it waited at the gate or for a retry.
+        """
+        last = self.spans[-1]
+        if last.is_open:
+            return "Running" if last.kind == RUNNING else "Waiting"
+        return last.status or "Cancelled"
 
     @property
     def attempts(self) -> int:
@@ -173,7 +176,7 @@ class _Reader:
         for execution in self._last.values():
             span = execution.spans[-1]
             if not span.status:
-                span.end, span.is_open = self._run.end, True
+                span.end, span.is_open = self._run.end, self._run.status == "Running"
         for held in (each for stack in self._held.values() for each in stack):
             held.end = self._run.end
         self._run.executions.sort(key=lambda execution: execution.start)
@@ -214,4 +217,5 @@ class _Reader:
             span.start = event.timestamp - event.duration
         span.end = event.timestamp
         span.status = event.status
-        span.about = error_text(event.error)
+        if event.status != "Cancelled":  # the message of the event loop's own says nothing
+            span.about = error_text(event.error)

@@ -10,6 +10,7 @@ from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
 from cascade.structure import Ref, Structure, read
 from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
+from cascade.vm.fused import fused_listing
 
 STRUCTURES_AT_A_TIME: Final = 8  # which concurrent runs are compiling
 
@@ -56,8 +57,10 @@ class BlueprintBuilder:
         return RoutineCompiler(self._reach(structure), root, is_body, given).compile()
 
 
-def disassemble(target: Any) -> str:
+def disassemble(target: Any, *, fused: bool = False) -> str:
     """The listing of the Blueprint of `target`: the same text for the same program.
+
+    With `fused`, the Python code that stands for each routine once it is hot, or why there is none.
 
     >>> import cascade as cs
     >>> @cs.task
@@ -70,4 +73,4 @@ def disassemble(target: Any) -> str:
        2  @0  return  r0
     """
     blueprint, data = BlueprintBuilder().build(target)
-    return listing(blueprint, data)
+    return fused_listing(blueprint) if fused else listing(blueprint, data)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from cascade.cli import main
 
 # The fixtures below hold nothing, so all examples of one test may share them.
 SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]
@@ -47,6 +52,45 @@ def run(cascade_run: Callable[..., Any]) -> Callable[..., Any]:
 def inside(cascade_inside: Callable[..., Any]) -> Callable[..., Any]:
     """Runs an async function in a virtual-time loop of the backend, and returns its value."""
     return cascade_inside
+
+
+@pytest.fixture
+def cascade(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line as a process of its own, in `tmp_path`."""
+
+    def cascade(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "cascade", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+            **options,
+        )
+
+    return cascade
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The same in this process, where many runs are cheap: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    yield command
+    for name in set(sys.modules) - before:  # the modules of the targets
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

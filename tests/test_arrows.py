@@ -18,10 +18,20 @@ import cascade
 
 # A module imports from its own line and the lines above it.
 LAYERS = (
-    ("errors", "events", "retry", "bucket", "cancellation", "plain", "layout", "activity"),
-    ("expressions", "constraints", "timeline", "drawing", "logs", "telemetry", "readings"),
+    (
+        "errors",
+        "events",
+        "retry",
+        "bucket",
+        "cancellation",
+        "activity",
+        "plain",
+        "layout",
+        "markup",
+    ),
+    ("expressions", "constraints", "logs", "telemetry", "readings", "timeline", "drawing"),
     ("display", "progress"),
-    ("task", "flow", "inputs", "resources", "admission", "records", "svg"),
+    ("task", "flow", "inputs", "resources", "admission", "records", "svg", "trace"),
     ("structure", "gate"),
     ("graph", "values", "state", "holdings", "ready", "sketch"),
     ("solver", "executor", "cache"),
@@ -29,24 +39,28 @@ LAYERS = (
     ("run", "trampoline", "description"),
     ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
-    ("compiler", "blame"),
+    ("compiler", "blame", "chart"),
     ("engine", "page"),
     ("report",),
-    ("agreement", "testing", "cli", "__main__", "__init__"),
+    ("agreement", "testing", "__init__"),
+    ("interrupts", "tracebacks", "sources", "loading", "outline", "checks", "doctor", "outputs"),
+    ("options",),
+    ("cli",),
+    ("__main__",),
 )
 
 # Never, not even for an annotation.
 FORBIDDEN = {
     ("vm", "compiler"),  # the instruction set belongs to the machine
     ("vm", "interpreter"),  # neither strategy leans on the other
-    ("evaluation", "picture", "attribution"),
     ("interpreter", "vm"),
 }
 
 # Packages from outside, beside the standard library.
 EXTERNAL = {  # None: every module may
     "anyio": None,
-    "trio": {"testing"},
+    "trio": {"testing", "interrupts"},
+    "click": {"cli", "options"},
     "rich": {"display", "progress"},
     "opentelemetry": {"telemetry"},
 }
@@ -200,6 +214,16 @@ def test_trio_is_loaded_by_those_who_ask_for_it() -> None:
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_what_draws_and_reports_is_loaded_when_it_is_asked_for() -> None:
+    """`import cascade` stays quick: a program that draws nothing loads nothing that draws."""
+    program = "import sys, cascade; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
+    )
+    names = "drawing layout svg page markup chart timeline trace blame attribution"
+    assert {f"cascade.{name}" for name in names.split()} & set(done.stdout.split()) == set()
 
 
 def bound_names(source: str) -> list[str]:

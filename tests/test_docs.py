@@ -5,6 +5,10 @@ namespace, which is the ``__main__`` module, in an empty working directory. A bl
 a doctest; any other is a program, and if a ``text``, ``output`` or ``mermaid`` block follows at
 once, this is what it prints (a viewer draws the last). ``<!-- not run: reason -->`` before a block
 leaves it out. Doctests of the modules run too.
+
+A block of Python with ``title="flow.py"`` is written to that file as well. In a ``console`` block,
+lines that begin with ``$ `` are commands, run by ``sh``, with what they print below them, where
+``...`` stands for any text.
 """
 
 import contextlib
@@ -14,6 +18,7 @@ import io
 import pkgutil
 import re
 import runpy
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -29,7 +34,11 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 PYTHON = {"python", "py", "python3", "pycon"}
 OUTPUT = {"text", "output", "mermaid"}
-OPEN = re.compile(r"(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<tag>[\w+-]*)[^`]*")
+CONSOLE = "console"
+OPEN = re.compile(r"(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<tag>[\w+-]*)(?P<rest>[^`]*)")
+TITLE = re.compile(r"\btitle=\"(?P<title>[^\"]+)\"")
+# A command of the package that is being tested, wherever it is installed.
+SHELL = f'''cascade() {{ "{sys.executable}" -P -m cascade "$@"; }}'''
 NOT_RUN = re.compile(r"<!-- *not run\b(?P<reason>.*?)-->")
 
 
@@ -44,6 +53,7 @@ class Block:
     text: str
     before: str  # the last line that is not blank before its fence
     follows: bool  # only blank lines lie between this and the block before
+    title: str | None  # the file that it is
 
 
 @dataclass
@@ -51,6 +61,8 @@ class Example:
     line: int
     text: str
     output: str | None
+    title: str | None = None
+    is_console: bool = False
 
     @property
     def is_doctest(self) -> bool:
@@ -81,7 +93,9 @@ def blocks(page: str) -> Iterator[Block]:
             if opened["indent"]
             else text
         )
-        yield Block(opened["tag"].lower(), start, text, before, follows)
+        title = TITLE.search(opened["rest"])
+        file = title["title"] if title else None
+        yield Block(opened["tag"].lower(), start, text, before, follows, file)
         number, before, follows = number + 1, "", True
 
 
@@ -99,8 +113,18 @@ def examples(page: str) -> list[Example]:
         else:
             runs = block.tag in PYTHON and not comment
             if runs:
-                found.append(Example(block.line, block.text, None))
+                found.append(Example(block.line, block.text, None, block.title))
+            elif block.tag == CONSOLE and not comment:
+                found.append(Example(block.line, block.text, None, is_console=True))
     return found
+
+
+def commands(example: Example) -> Iterator[tuple[str, str]]:
+    """Each command of a console block, and what it prints."""
+    parts = re.split(r"^\$ (.*)\n?", example.text + "\n", flags=re.MULTILINE)
+    if parts[0].strip() or len(parts) == 1:
+        raise PageError(f"line {example.line}: a console block begins with a command, $ ...")
+    yield from zip(parts[1::2], parts[2::2], strict=True)
 
 
 # A page whose programs start workers without an ``if __name__ == "__main__":`` would have each
@@ -115,7 +139,8 @@ anyio.to_process.run_sync = refuse
 
 def worker_file(page: list[Example]) -> str:
     """The programs of a page as a file: a worker process loads it in the place of ``__main__``."""
-    lines = [f"exec({example.text!r})\n" for example in page if not example.is_doctest]
+    programs = (each for each in page if not (each.is_doctest or each.is_console))
+    lines = [f"exec({example.text!r})\n" for example in programs]
     return WORKER_HEADER + "".join(lines)
 
 
@@ -126,7 +151,11 @@ def stripped(text: str) -> str:
 def run_page(page: list[Example], module: ModuleType, path: Path) -> None:
     """Run the examples in the namespace of ``module``; fail at the first that is wrong."""
     for example in page:
-        if example.is_doctest:
+        if example.title is not None:
+            Path(example.title).write_text(f"{example.text}\n", encoding="utf-8")
+        if example.is_console:
+            run_commands(example, path)
+        elif example.is_doctest:
             run_doctest(example, module, path)
         else:
             # The lines of the page, so that tracebacks and inspect.getsource show its text.
@@ -138,6 +167,23 @@ def run_page(page: list[Example], module: ModuleType, path: Path) -> None:
                 assert stripped(printed.getvalue()) == stripped(example.output), (
                     f"{path.name}, line {example.line + 1}: the output is another"
                 )
+
+
+def run_commands(example: Example, path: Path) -> None:
+    compare = doctest.OutputChecker().check_output
+    for command, expected in commands(example):
+        done = subprocess.run(
+            ["sh", "-c", f"{SHELL}\n{command}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        want, got = (f"{stripped(text)}\n" for text in (expected, done.stdout))
+        assert compare(want, got, doctest.ELLIPSIS), (
+            f"{path.name}, line {example.line + 1}: {command!r} prints something else:\n{got}"
+        )
 
 
 def run_doctest(example: Example, module: ModuleType, path: Path) -> None:
@@ -172,6 +218,7 @@ def check(text: str, module: ModuleType, path: Path | None = None) -> None:
     run_page(found, module, path)
 
 
+@pytest.mark.timeout(240)  # each command of a page is a process of its own
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_page(path: Path, main: ModuleType) -> None:
     check(path.read_text(encoding="utf-8"), main, path)
@@ -224,6 +271,12 @@ def page(*parts: str) -> str:
         page("[python", ">>> y = 2", "]", "[pycon", ">>> y", "2", "]", "[text", "3", "]"),
         page("<!-- not run: needs a printer -->", "[python", "1 / 0", "]", "[text", "9", "]"),
         page("[toml", "1 / 0", "]"),
+        page(
+            "[console", "$ echo 1; echo 2 >&2", "1", "2", "$ true", "$ echo a b c", "a ... c", "]"
+        ),
+        page('[python title="a.py"', "x = 1", "]", "[console", "$ cat a.py", "x = 1", "]"),
+        page("<!-- not run: needs a printer -->", "[console", "$ false; lpr", "]"),
+        page("[console", "$ cascade --version", "cascade, version ...", "]"),
         page("[", "1 / 0", "]"),
         "````md\n```python\n1 / 0\n```\n````\n",
         "- a list\n  ```python\n  if True:\n      print(1)\n  ```\n\n  ```text\n  1\n  ```\n",
@@ -270,6 +323,11 @@ def test_runner_passes(text: str, main: ModuleType) -> None:
         (page("<!-- not run -->", "[python", "1 / 0", "]"), PageError),
         (page("<!-- not run: -->", "[python", "1 / 0", "]"), PageError),
         (page("[python", "1 / 0"), PageError),
+        (page("[console", "$ echo 1", "2", "]"), AssertionError),
+        (page("[console", "$ echo 1", "]"), AssertionError),
+        (page("[console", "$ true", "1", "]"), AssertionError),
+        (page("[console", "$ echo 1", "1", "$ echo 2", "1", "]"), AssertionError),
+        (page("[console", "echo 1", "1", "]"), PageError),
     ],
 )
 def test_runner_fails(text: str, error: type[BaseException], main: ModuleType) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cascade.description import task_to_json
 from cascade.plain import plain
 from cascade.plan import Plan
 from cascade.structure import Ref, Structure
@@ -100,6 +99,8 @@ class Blueprint:
 
 def _sites(structure: Structure) -> list[dict[str, Any]]:
     """What stands at each site; nodes under the ids of `build_graph`."""
+    from cascade.description import task_to_json
+
     nodes = Plan(structure, structure.root).all_nodes()
     told = []
     for slot in structure.slots:

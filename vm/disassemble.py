@@ -27,10 +27,10 @@ def routine_listing(
 ) -> str:
     """One routine; the row `marked` is pointed at."""
     rows = list(_rows(blueprint, routine, data, marked))
-    return "\n".join([_head(blueprint, routine), *rows])
+    return "\n".join([head(blueprint, routine), *rows])
 
 
-def _head(blueprint: Blueprint, routine: Routine) -> str:
+def head(blueprint: Blueprint, routine: Routine) -> str:
     slots = blueprint.structure.slots
     name = slots[routine.root].name if 0 <= routine.root < len(slots) else "literal"
     kind = f"iteration of {name}" if routine.is_body else name

@@ -44,7 +44,7 @@ from cascade.task import Parameters
 from cascade.values import build
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Routine
-from cascade.vm.disassemble import row_texts
+from cascade.vm.disassemble import head, row_texts
 
 BATCH: Final = 64  # calls between two looks at the clock, while they are fast
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller
@@ -706,8 +706,23 @@ class _Expression(_Iteration):
 
 def fuse(structure: Structure, routine: Routine) -> FusedRoutine:
     """The fused code of a routine; raises `NotFusable` with the reason if there is none."""
+    if routine.root < 0:
+        raise NotFusable("it is a literal")
     kind = _Iteration if routine.is_body else _Expression
     return FusedRoutine(kind(structure, routine))
+
+
+def fused_listing(blueprint: Blueprint) -> str:
+    """The fused code of each routine of a Blueprint, or why it has none."""
+    return "\n\n".join(_listed(blueprint, routine) for routine in blueprint.routines)
+
+
+def _listed(blueprint: Blueprint, routine: Routine) -> str:
+    title = f"# {head(blueprint, routine)}"
+    try:
+        return f"{title}\n{fuse(blueprint.structure, routine).text}".rstrip()
+    except NotFusable as reason:
+        return f"{title}\n# left to the interpreter: {reason}"
 
 
 class _Block:

@@ -1,0 +1,262 @@
+"""The command line: `cascade run FILE.py:NAME` and its kin.
+
+Exit codes: 0; 1 what was asked for failed; 2 it was asked for in a wrong way; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cascade import options
+from cascade.checks import check
+from cascade.compiler import disassemble
+from cascade.doctor import examine
+from cascade.engine import run_async
+from cascade.events import MessageBus, RunFinished
+from cascade.interrupts import INTERRUPTED, run_interruptible
+from cascade.loading import Loaded, LoadError, given_params
+from cascade.outline import outline
+from cascade.outputs import written
+from cascade.picture import visualize
+from cascade.tracebacks import folded_traceback
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command; the exit code."""
+    try:
+        code = cli.main(arguments, prog_name="cascade", standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        return error.exit_code
+    except LoadError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except SystemExit:  # of the module of the target
+        raise
+    except BaseException as error:
+        return _failed(error)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: BaseException) -> int:
+    click.echo(folded_traceback(error), err=True, nl=False)
+    return 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.version_option(package_name="cascade-vm")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Run and look at workflows: FILE.py:NAME or package.module:NAME.
+
+    NAME is an expression, or a function without arguments that makes one. The resources that its
+    module defines are there for it.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit(2)
+
+
+@cli.command(cls=options.TargetCommand)
+@options.target
+@options.params
+@click.option("--vm", "use_vm", is_flag=True, help="Run it on the virtual machine.")
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio")
+@options.limits
+@click.option("--progress/--quiet", default=None, help="Show how it goes, as on a terminal.")
+@click.option("--events", metavar="FILE", help="Write each event to it, a line of JSON.")
+@click.option("--trace", metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
+@click.option("--report", metavar="FILE", help="Write a page of HTML about the run.")
+def run(
+    loaded: Loaded,
+    pairs: tuple[str, ...],
+    use_vm: bool,
+    backend: str,
+    progress: bool | None,
+    events: str | None,
+    trace: str | None,
+    report: str | None,
+    limit: dict[str, str],
+    rate: dict[str, str],
+    concurrency: dict[str, str],
+) -> int:
+    """Run a target and print its value, as JSON where it can be."""
+    params = given_params(loaded.target, pairs)
+    bus = MessageBus()
+    main = partial(
+        run_async,
+        loaded.target,
+        params=params,
+        use_vm=use_vm,
+        system_resources=options.capacity_of(limit),
+        constraints=options.constraints_of(rate, concurrency),
+        resources=loaded.resources,
+        bus=bus,
+        progress=_shows_progress(progress),
+    )
+    files = written(bus, loaded.target, events=events, trace=trace, report=report)
+    try:
+        with ExitStack() as stack:
+            with _can_write():
+                stack.enter_context(files)
+            value = run_interruptible(main, backend)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:  # of a task
+        return _failed(error)
+    click.echo(_shown(value))
+    return 0
+
+
+@contextmanager
+def _can_write() -> Iterator[None]:
+    """A file that cannot be written is wrong usage."""
+    try:
+        yield
+    except OSError as error:
+        raise LoadError(f"cannot write {error.filename!r}: {error.strerror}") from None
+
+
+def _shows_progress(asked: bool | None) -> bool:
+    """What was asked for; else whether somebody looks on."""
+    has_rich = find_spec("rich") is not None
+    if asked and not has_rich:
+        raise LoadError("showing progress needs rich; pip install 'cascade-vm[progress]'")
+    return sys.stderr.isatty() and has_rich if asked is None else asked
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        escaped: Callable[[Any], str] = json.dumps
+    except RecursionError:
+        return f"<{type(value).__name__} that nests too deep to be shown>"
+    except (TypeError, ValueError):
+        text, escaped = repr(value), ascii
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return escaped(value)
+    return text
+
+
+@cli.command(cls=options.TargetCommand)
+@options.target
+@options.limits
+def plan(
+    loaded: Loaded, limit: dict[str, str], rate: dict[str, str], concurrency: dict[str, str]
+) -> None:
+    """Show what would run, in plan order, and under which conditions and limits."""
+    constraints = options.constraints_of(rate, concurrency)
+    click.echo(outline(loaded.target, constraints, options.capacity_of(limit)))
+
+
+@cli.command(cls=options.TargetCommand)
+@options.target
+@click.option("--format", "kind", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid")
+@click.option("-o", "--output", metavar="FILE", help="Write it there instead of printing it.")
+def graph(loaded: Loaded, kind: str, output: str | None) -> None:
+    """Draw a target: what it computes, what needs what, and what decides."""
+    try:
+        picture = visualize(loaded.target)
+    except ValueError as error:  # too large, or a circle
+        raise click.ClickException(str(error)) from None
+    drawn = {"mermaid": picture.mermaid, "dot": picture.dot, "svg": picture.svg}[kind]()
+    if output is None:
+        click.echo(drawn)
+        return
+    with _can_write():
+        Path(output).write_text(f"{drawn}\n", encoding="utf-8")
+
+
+@cli.command(cls=options.TargetCommand)
+@options.target
+@click.option("--fused", is_flag=True, help="The Python code that stands for hot loops.")
+def dis(loaded: Loaded, fused: bool) -> None:
+    """Show the instructions of a target for the virtual machine."""
+    click.echo(disassemble(loaded.target, fused=fused))
+
+
+@cli.command("check", cls=options.TargetCommand)
+@options.target
+@options.limit
+def check_command(loaded: Loaded, limit: dict[str, str]) -> int:
+    """Report what is wrong with a target, without running it; exit code 1 for an error.
+
+    Errors and warnings are certain; hints may be meant as they are.
+    """
+    capacity = options.capacity_of(limit)
+    found = check(loaded.target, resources=loaded.resources, capacity=capacity)
+    for finding in found:
+        click.echo(str(finding))
+    if not found:
+        click.echo("nothing found")
+    return int(any(finding.severity == "error" for finding in found))
+
+
+@cli.command(cls=options.TargetCommand)
+@options.target
+@options.params
+@options.limits
+def agree(
+    loaded: Loaded,
+    pairs: tuple[str, ...],
+    limit: dict[str, str],
+    rate: dict[str, str],
+    concurrency: dict[str, str],
+) -> int:
+    """Run a target under both strategies on both event loops, in virtual time, and compare."""
+    from cascade.testing import assert_strategies_agree  # late: it loads trio
+
+    params = given_params(loaded.target, pairs)
+    capacity, constraints = options.capacity_of(limit), options.constraints_of(rate, concurrency)
+    ends: list[RunFinished] = []
+
+    def bus() -> MessageBus:
+        made = MessageBus()
+        made.subscribe(RunFinished, ends.append)
+        return made
+
+    try:
+        assert_strategies_agree(
+            loaded.make,
+            params=params,
+            system_resources=capacity,
+            constraints=constraints,
+            resources=loaded.resources,
+            bus=bus,
+        )
+    except AssertionError as error:
+        click.echo(str(error), err=True)
+        return 1
+    click.echo(f"graph and vm agree on asyncio and trio: {_ended(ends)}")
+    return 0
+
+
+def _ended(ends: Sequence[RunFinished]) -> str:
+    if not ends:
+        return "each refuses the target before anything runs"
+    error = ends[0].error
+    told = "" if error is None else f" with {type(error).__name__}: {error}"
+    return f"{ends[0].status}{told}"
+
+
+@cli.command()
+def doctor() -> int:
+    """Tell what this installation can do."""
+    broken = False
+    for line in examine():
+        click.echo(f"{line.what:<24} {line.told}")
+        broken |= line.is_broken
+    return int(broken)
