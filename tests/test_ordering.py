@@ -220,3 +220,35 @@ def test_inline_tasks_run_while_async_ones_wait(run, log):
     run([note(wait(delay)) for delay in (3, 1, 2)])
     assert [delay for delay, _ in log] == [1, 2, 3]
     assert [time - log[0][1] for _, time in log] == pytest.approx([0, 1, 2])
+
+
+def test_what_is_ready_from_the_start_starts_before_inline_tasks(run):
+    """However late it stands in plan order, a ready async task is started first."""
+    order = []
+
+    @cs.task
+    def inline(x):
+        order.append("inline")
+        return x
+
+    @cs.task
+    async def asynchronous(x):
+        order.append("async")
+        return x
+
+    run([inline(inline(inline(1))), asynchronous(inline(2)), asynchronous(3)])
+    assert order == ["async", "inline", "inline", "inline", "inline", "async"]
+
+
+def test_a_routed_part_does_not_run_before_it_is_chosen(run):
+    """A part that stands above what chooses it waits for it; the rest goes on in plan order."""
+
+    @cs.task
+    def same(x):
+        return x
+
+    number = same(0)
+    shared = same(number)
+    routed = cs.Router(shared, {0: same(shared), 1: same(2)})
+    target = [same(same(number)), same(7).run_if(routed, default="default"), routed]
+    assert run(target) == [0, "default", 0]

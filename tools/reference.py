@@ -79,12 +79,14 @@ PAGES = (
     Page(
         "events.md",
         "Events",
-        "What a run tells. How-to: [events](../how-to/events.md).",
+        "What a run tells, and who shows it. How-to: [events](../how-to/events.md), "
+        "[progress](../how-to/progress.md), [logs and telemetry](../how-to/logs-and-telemetry.md).",
         (
             *("MessageBus", "Event", "RunStarted", "RunFinished"),
             *("ResourceAcquired", "ResourceReleased", "TaskEvent", "TaskBlocked"),
             *("TaskExecutionStarted", "TaskExecutionFinished", "TaskRetrying"),
             *("TaskSkipped", "TaskStalled"),
+            *("Progress", "log_events"),
         ),
     ),
     Page(

@@ -72,14 +72,13 @@ def _stop(structure: Structure, routine: Routine) -> int:
     held: dict[int, int] = {}
     stop = len(routine.code) - 1
     for pc, row in enumerate(routine.code):
-        if pc >= stop:
-            break
         needs = max((held[register] for register in row.reads()), default=-1)
-        if row.at == 0 and not _is_straight(structure, row):
+        if row.at != 0:
+            stop = min(stop, pc)  # what opens its region may stand below
+        elif not _is_straight(structure, row):
             stop = min(stop, needs + 1)
         if isinstance(row, isa.Producer):
-            # What stands in other regions waits for a row that is not straight.
-            held[row.dst] = pc if row.at == 0 else stop
+            held[row.dst] = pc
     return stop
 
 
