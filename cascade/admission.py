@@ -315,9 +315,7 @@ class Admission:
             self._pump(now)
         return ticket
 
-    def ask_now(
-        self, name: str, amounts: Mapping[str, object] | None, now: float
-    ) -> Ticket | None:
+    def ask_now(self, name: str, amounts: Mapping[str, object] | None, now: float) -> Ticket | None:
         """As `ask`, but a request that would be parked is not made."""
         needs = self._needs(name, amounts) if amounts else ()
         wants = self.wants(name) or _NOTHING

@@ -13,7 +13,6 @@ that may have changed it empties the guards of the code that runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from sys import maxsize
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -232,7 +231,7 @@ class HotCode:
     # Leaving
 
     def _goes_on(self, pc: int | None, left: dict[str, Any]) -> bool:
-        """Whether there is another iteration for fused code; else the interpreter has taken over."""
+        """Whether fused code has another iteration; else the interpreter has taken over."""
         if pc is None:
             self._count(left["done"])
             self._paused(left)
@@ -380,9 +379,7 @@ class HotExpression(HotCode):
         if left is not None:
             self._data = self._fused.data(left)
         structure = self._program.plan.structure
-        frame = self._machine.evaluation(
-            structure, structure.root, self._data, self._trampoline
-        )
+        frame = self._machine.evaluation(structure, structure.root, self._data, self._trampoline)
         self._trampoline.returned = frame
         return frame
 

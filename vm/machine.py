@@ -211,10 +211,12 @@ class Machine(Strategy):
 
     # The fused tier
 
-    async def execute_loaded(self, *target: Any) -> Any:
-        """Compute a target that is loaded."""
+    async def execute_loaded(
+        self, structure: Structure, data: tuple[Any, ...], params: Mapping[str, Any], name: str
+    ) -> Any:
+        """Compute the target of `structure`; `name` is for a target that is a literal."""
         try:
-            return await super().execute_loaded(*target)
+            return await super().execute_loaded(structure, data, params, name)
         finally:
             if self._watch is not None:
                 self._watch.close()
@@ -262,11 +264,7 @@ class Machine(Strategy):
             program.heat += len(program.steps)
             if program.heat >= engine.fused_tier.hot_after and engine.executor is None:
                 fused = program.fused = fused_or_reason(program)
-        return (
-            isinstance(fused, FusedRoutine)
-            and fused.accepts(overrides)
-            and self.may_fuse(fused)
-        )
+        return isinstance(fused, FusedRoutine) and fused.accepts(overrides) and self.may_fuse(fused)
 
     def may_fuse(self, fused: FusedRoutine) -> bool:
         """Whether fused code may run, with its calls observed if it has to be."""
@@ -464,9 +462,7 @@ class Frame(PlannedEvaluation):
             self._machine.run.activity.started(call.slot.name, 1)
         return call
 
-    def raised(
-        self, row: isa.Instruction, error: BaseException, site: Site | None = None
-    ) -> None:
+    def raised(self, row: isa.Instruction, error: BaseException, site: Site | None = None) -> None:
         """What other code than the interpreter did for the row has raised `error`."""
         if isinstance(row, isa.Invocation):
             call = self._begun(row, site)
