@@ -20,12 +20,12 @@ from anyio.lowlevel import checkpoint
 import cascade as cs
 
 Backend = Literal["asyncio", "trio"]
-Start = Literal["warm", "cold", "own loop"]
+Start = Literal["warm", "built", "cold", "own loop"]
 Work = Callable[[], Awaitable[object]]
 
 ROUND_SECONDS = 0.02  # shorter work is repeated within a round
 CASE_SECONDS = 0.6
-MIN_ROUNDS = 5
+MIN_ROUNDS = 7
 CHECKPOINTS = 200  # of a round
 
 
@@ -42,11 +42,12 @@ class Setting:
 class Case:
     """`count` units of work: as the expression that `build` gives, and written by hand.
 
-    "warm": built once, its structure known to the engine. "cold": built anew in each round and run
-    by a new engine, all of it timed. "own loop": each round starts an event loop, `cs.run` beside
-    `anyio.run`.
+    "warm": built once, its structure known to the engine. "built": built anew in each round, run
+    by one engine, which knows the structure. "cold": built anew and run by a new engine, all of it
+    timed. "own loop": each round starts an event loop, `cs.run` beside `anyio.run`.
 
-    `engine` makes the engine. `seconds` tells what counts of the run just done, ours or the one by
+    `at_most` is the ratio that the virtual machine is to reach, `micros` how many microseconds a
+    unit may cost more than by hand. `engine` makes the engine. `seconds` tells what counts of the run just done, ours or the one by
     hand, where that is not the time it took.
     """
 
@@ -57,6 +58,8 @@ class Case:
     by_hand: Work
     expected: object
     start: Start = "warm"
+    at_most: float | None = None
+    micros: float | None = None
     engine: Callable[[], cs.Engine] = cs.Engine
     seconds: Callable[[], float] | None = None
 
@@ -83,6 +86,19 @@ class Row:
     ratio: float
     checkpoints: float
     rounds: int
+    at_most: float | None
+    micros: float | None
+
+    @property
+    def aim(self) -> str:
+        """What the virtual machine is to reach, and whether it did."""
+        if self.strategy == "graph" or (self.at_most is None and self.micros is None):
+            return ""
+        reached = (self.at_most is None or self.ratio <= self.at_most) and (
+            self.micros is None or self.ours - self.by_hand <= self.micros
+        )
+        aim = f"{self.at_most}x" if self.micros is None else f"+{self.micros} us"
+        return f"{aim} {'ok' if reached else 'no'}"
 
 
 def measure(cases: Iterable[Case], setting: Setting) -> Iterator[Row]:
@@ -105,6 +121,8 @@ def measure(cases: Iterable[Case], setting: Setting) -> Iterator[Row]:
             ratio=median(r.ours / r.by_hand for r in rounds),
             checkpoints=median(r.ours / r.checkpoint for r in rounds) / case.count,
             rounds=len(rounds),
+            at_most=case.at_most,
+            micros=case.micros,
         )
 
 
@@ -116,7 +134,8 @@ async def sample_in_one_loop(case: Case, setting: Setting) -> list[Sample]:
         if case.start == "cold":
             value = await case.engine().run(case.build(), use_vm=setting.use_vm)
         else:
-            value = await engine.run(target, use_vm=setting.use_vm)
+            given = case.build() if case.start == "built" else target
+            value = await engine.run(given, use_vm=setting.use_vm)
         check(case, value)
 
     async def by_hand() -> None:
@@ -189,17 +208,17 @@ def check(case: Case, value: object) -> None:
         raise AssertionError(f"{case.law}: the value is {value!r:.80}, not {case.expected!r:.80}")
 
 
-HEADINGS = ("law", "loop", "strategy", "us per", "unit", "by hand", "ratio", "checkpoints")
+HEADINGS = ("law", "loop", "strategy", "us per", "unit", "by hand", "ratio", "checkpoints", "aim")
 
 
 def heading() -> str:
     """The first line of the table."""
-    return "{:<44} {:<8} {:<8} {:>9} {:<9} {:>9} {:>7} {:>11}".format(*HEADINGS)
+    return "{:<44} {:<8} {:<8} {:>9} {:<9} {:>9} {:>7} {:>11}  {:<10}".format(*HEADINGS)
 
 
 def line(row: Row) -> str:
     """One row of the table."""
     return (
         f"{row.law:<44} {row.backend:<8} {row.strategy:<8} {row.ours:>9.2f} {row.unit:<9} "
-        f"{row.by_hand:>9.3f} {row.ratio:>7.1f} {row.checkpoints:>11.2f}"
+        f"{row.by_hand:>9.3f} {row.ratio:>7.2f} {row.checkpoints:>11.2f}  {row.aim:<10}"
     )

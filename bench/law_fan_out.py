@@ -22,6 +22,8 @@ def cases(quick: bool) -> Iterator[Case]:
     yield async_fan_out(f"fan-out of {width:,} async tasks", inc_async, width)
     yield async_fan_out(f"fan-out of {width:,} async tasks that suspend", inc_suspending, width)
     yield mapped(f"map over {width:,} items", width)
+    yield into_one(20 if quick else 10_000)
+    yield async_into_one(20 if quick else 10_000)
 
 
 def sync_fan_out(law: str, width: int, *, cold: bool = False) -> Case:
@@ -51,6 +53,49 @@ def async_fan_out(law: str, task: cs.Task[[int], int], width: int) -> Case:
         return [task(x) for x in range(width)]
 
     return Case(law, "node", width, build, by_hand, list(range(1, width + 1)))
+
+
+@cs.task
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+def into_one(width: int) -> Case:
+    """Built anew each time; the engine knows the structure."""
+    step, last = inc.func, total.func
+
+    async def by_hand() -> int:
+        return last([step(x) for x in range(width)])
+
+    def build() -> cs.LazyResult[int]:
+        return total([inc(x) for x in range(width)])
+
+    law = f"fan-out of {width:,} sync tasks into one, built"
+    expected = width * (width + 1) // 2
+    return Case(law, "node", width, build, by_hand, expected, "built", at_most=50)
+
+
+def async_into_one(width: int) -> Case:
+    """Tasks that suspend once, beside one task group with as many."""
+    step, last = inc_suspending.func, total.func
+
+    async def by_hand() -> int:
+        results = [0] * width
+
+        async def put(x: int) -> None:
+            results[x] = await step(x)
+
+        async with anyio.create_task_group() as group:
+            for x in range(width):
+                group.start_soon(put, x)
+        return last(results)
+
+    def build() -> cs.LazyResult[int]:
+        return total([inc_suspending(x) for x in range(width)])
+
+    law = f"fan-out of {width:,} async tasks into one, built"
+    expected = width * (width + 1) // 2
+    return Case(law, "node", width, build, by_hand, expected, "built", at_most=1.2)
 
 
 def mapped(law: str, width: int) -> Case:

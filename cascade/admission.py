@@ -315,16 +315,22 @@ class Admission:
             self._pump(now)
         return ticket
 
-    def ask_now(self, name: str, amounts: Mapping[str, object] | None, now: float) -> Ticket | None:
-        """As `ask`, but a request that would be parked is not made."""
+    def start_now(
+        self, name: str, amounts: Mapping[str, object] | None, now: float
+    ) -> Ticket | None:
+        """As `ask` and `start` at once; a request that would be parked is not made."""
         needs = self._needs(name, amounts) if amounts else ()
         wants = self.wants(name) or _NOTHING
         if wants is _NOTHING and not needs:
             return FREE
         if self._blocker(wants, wants.claims + needs, now) is not None:
             return None
-        ticket = Ticket(name, needs, GRANTED)
-        self._take(ticket, wants, now)
+        ticket = Ticket(name, needs, STARTED)
+        self._hold(ticket, wants)
+        for rate in wants.rates:
+            rate.bucket.take(now)
+            if rate.families:
+                self._refresh(rate, now)
         if self._agenda:
             self._pump(now)
         return ticket
@@ -393,6 +399,14 @@ class Admission:
 
     def _take(self, ticket: Ticket, wants: Wants, now: float) -> None:
         ticket.state = GRANTED
+        self._hold(ticket, wants)
+        for rate in wants.rates:
+            rate.bucket.reserve()
+            if rate.families:
+                self._refresh(rate, now)
+
+    def _hold(self, ticket: Ticket, wants: Wants) -> None:
+        """Take for the ticket what it gives back in the end."""
         ticket.wants = wants
         ticket.claims = claims = wants.claims + ticket.amounts
         self.grants += 1
@@ -400,10 +414,6 @@ class Admission:
             thing.free -= need
         for rule in wants.rules:
             rule.running += 1
-        for rate in wants.rates:
-            rate.bucket.reserve()
-            if rate.families:
-                self._refresh(rate, now)
 
     def _release(self, ticket: Ticket) -> None:
         ticket.state = DONE

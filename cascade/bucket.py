@@ -47,6 +47,12 @@ class Bucket:
         self.pending += 1
         self._update()
 
+    def take(self, now: float) -> None:
+        """Reserve a token and take it at once; allowed when `ready_at <= now`."""
+        self._latest = latest = self._units(now)
+        self._full_at = max(self._full_at, latest) + self._interval
+        self._update()
+
     def cancel(self) -> None:
         """Put a reserved token back."""
         self.pending -= 1

@@ -198,9 +198,7 @@ class Gate:
             state.advance(now)
             if state.granted:
                 self._settle()
-        ticket = state.ask_now(name, amounts, now)
-        if ticket is not None:
-            state.start(ticket, now)
+        ticket = state.start_now(name, amounts, now)
         if state.parked or state.granted:
             self._settle()
         return ticket

@@ -51,6 +51,13 @@ def test_a_wrong_value_is_no_result(bench: ModuleType) -> None:
 
 def test_only_some_laws(bench: ModuleType) -> None:
     """Words choose the laws that have one of them in their name."""
-    laws = [case.law for case in bench.cases(True, ["jump loop", "tail"])]
+    laws = [case.law for case in bench.cases(True, ["jump loop, ", "tail call,"])]
     assert len(laws) == 3
     assert all("jump loop" in law or "tail" in law for law in laws)
+
+
+def test_memory_is_told(bench: ModuleType, backend: str) -> None:
+    """The growth of memory over a loop is one line."""
+    (line,) = bench.memory.lines(backend, quick=True)
+    assert line.startswith(f"memory over 2,000 iterations, {backend}, vm: ")
+    assert "objects" in line

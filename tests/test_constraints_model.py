@@ -232,7 +232,7 @@ class Pair:
         self.numbers: dict[Ticket, int] = {}
         self.count = 0
 
-    def ask(self, name: str, amounts: Mapping[str, Any]) -> None:
+    def request(self, name: str, amounts: Mapping[str, Any]) -> Request:
         self.count += 1
         limited = {key: Fraction(str(value)) for key, value in amounts.items() if key in CAPACITY}
         request = Request(self.count, name, limited)
@@ -240,13 +240,40 @@ class Pair:
         self.real.advance(self.now)
         self.compare()
         self.model.ask(request, self.now)
+        return request
+
+    def is_free(self, request: Request) -> bool:
+        """Whether nothing limits it, so that the real state has forgotten it already."""
+        matched = any(each.matches(request.name) for each in self.model.constraints)
+        if request.amounts or matched:
+            return False
+        assert self.model.granted == [request.number]
+        self.model.granted.clear()
+        self.model.running.remove(request)
+        self.compare()
+        return True
+
+    def start_now(self, name: str, amounts: Mapping[str, Any]) -> None:
+        """Ask and start at once; a request that has to wait is as if it had not been made."""
+        request = self.request(name, amounts)
+        ticket = self.real.start_now(name, amounts, self.now)
+        if self.is_free(request):
+            return
+        assert (ticket is None) == (request.state == PARKED)
+        if ticket is None:
+            self.model.withdraw(request, self.now)
+        else:
+            self.requests[request.number] = (request, ticket)
+            self.numbers[ticket] = request.number
+            assert self.model.granted[0] == request.number
+            del self.model.granted[0]
+            self.model.start(request, self.now)
+        self.compare()
+
+    def ask(self, name: str, amounts: Mapping[str, Any]) -> None:
+        request = self.request(name, amounts)
         ticket = self.real.ask(name, amounts, self.now)
-        free = not limited and not any(each.matches(name) for each in self.model.constraints)
-        if free:
-            assert self.model.granted == [request.number]
-            self.model.granted.clear()
-            self.model.running.remove(request)
-            self.compare()
+        if self.is_free(request):
             return
         self.requests[request.number] = (request, ticket)
         self.numbers[ticket] = request.number
@@ -349,6 +376,10 @@ class AgainstTheModel(RuleBasedStateMachine):
         for _ in range(times):
             self.pair.ask(name, amounts)
 
+    @rule(name=st.sampled_from(NAMES), amounts=st.sampled_from(AMOUNTS))
+    def start_now(self, name: str, amounts: Mapping[str, Any]) -> None:
+        self.pair.start_now(name, amounts)
+
     def pick(self, data: st.DataObject, *states: int) -> int:
         return data.draw(st.sampled_from(self.pair.numbers_in(*states)))
 
@@ -413,7 +444,8 @@ def test_a_random_walk_agrees_with_the_model(seed: int) -> None:
     for _ in range(1000 if LONG else 400):
         doing = chance.random()
         if doing < 0.40:
-            pair.ask(chance.choice(names), chance.choice(AMOUNTS))
+            way = pair.ask if chance.random() < 0.7 else pair.start_now
+            way(chance.choice(names), chance.choice(AMOUNTS))
         elif doing < 0.78:
             action, states = chance.choice(
                 [
