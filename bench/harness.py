@@ -47,8 +47,8 @@ class Case:
     timed. "own loop": each round starts an event loop, `cs.run` beside `anyio.run`.
 
     `at_most` is the ratio that the virtual machine is to reach, `micros` how many microseconds a
-    unit may cost more than by hand. `engine` makes the engine. `seconds` tells what counts of the run just done, ours or the one by
-    hand, where that is not the time it took.
+    unit may cost more than by hand. `engine` makes the engine. `seconds` tells what counts of the
+    run just done, ours or the one by hand, where that is not the time it took.
     """
 
     law: str

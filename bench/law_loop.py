@@ -47,7 +47,7 @@ def cases(quick: bool) -> Iterator[Case]:
     count = 20 if quick else 50_000
     yield one_task("jump loop", count_down, by_hand(count), count, at_most=1.3)
     yield one_task("jump loop by name", count_down_named, by_hand_named(count), count)
-    yield with_chain(count // 10)
+    yield with_chain(max(20, count * 2 // 5))
     yield one_task("async jump loop", count_down_async, by_hand_async(count), count, at_most=1.3)
     yield tail_calls(count)
 

@@ -353,7 +353,8 @@ class Admission:
             self.start(ticket, now)
         if ticket.state == STARTED:
             self._release(ticket)
-            self.advance(now)
+            if self.parked:
+                self.advance(now)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """The request is given up before its start: its place, or its grant, goes to others."""

@@ -240,7 +240,9 @@ class Gate:
         """The attempt is over, however it ended; what it held goes to those it admits."""
         state = self._state
         if ticket is not FREE:
-            state.give_back(ticket, self._now())
+            # Nobody waits: what is due by now is done when somebody asks.
+            now = self._clock() if state.parked or ticket.state == GRANTED else 0.0
+            state.give_back(ticket, now)
             if state.parked or state.granted:
                 self._settle()
 
