@@ -158,7 +158,7 @@ class FusedRoutine:
     def turns(self, batch: int, done: int, most: int) -> tuple[tuple[int, ...], int]:
         """The next batch, and after how many iterations in all to ask again."""
         batch = min(batch, most - done)
-        return _TURNS[batch], most if batch == self.full else 0
+        return _TURNS[batch], most - batch + 1 if batch == self.full else 0
 
     def tell_look(self, now: float) -> None:
         """A guard of slow code looked at the clock: after enough quick calls it is quick again."""
@@ -441,6 +441,8 @@ class _Iteration:
         return ", ".join(shown)
 
     def _call(self, pc: int, row: isa.Invocation) -> None:
+        if row.dst in row.reads():  # another attempt may need the argument that is overwritten
+            self._line(f"o{row.dst} = r{row.dst}")
         task = f"t{row.site}"
         self.names[task] = self._slots[row.site].task.func
         awaits = "await " if isinstance(row, isa.Await) else ""
@@ -722,7 +724,8 @@ class _Block:
 
 
 def _is_plain(name: str) -> bool:
-    return name.isidentifier() and not iskeyword(name)
+    """Whether source text with the name as a keyword means this very name."""
+    return name.isidentifier() and name.isascii() and not iskeyword(name) and name != "__debug__"
 
 
 def _chooser(slot: Slot) -> Callable[[Any], Ref]:

@@ -348,6 +348,9 @@ class Frame(PlannedEvaluation):
                 self._choose(self._slots[row.site], self._of(row.selector, left))
             elif _gives_value(row):
                 self.registers[row.dst] = left[f"r{row.dst}"]
+        row = self.program.routine.code[pc]
+        if is_begun and isinstance(row, isa.Invocation) and row.dst in row.reads():
+            self.registers[row.dst] = left[f"o{row.dst}"]
         self.resume(pc, is_begun)
 
     def resume(self, pc: int, is_begun: bool) -> None:
