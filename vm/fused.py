@@ -365,7 +365,7 @@ class _Iteration:
         with self._block("def link():"):  # the names are filled in below
             self._line(f"{' = '.join(cells)} = None")
             given = [f"k{index}" for index in self.literals]
-            given += [f"r{row.dst}" for row in self.constants]
+            given += [f"s{row.dst}" for row in self.constants]
             given += [f"p_{name}" for name in self.variables]
             head = f"{'async ' if self.is_async else ''}def run"
             with self._block(f"{head}({', '.join(['turns', 'limit', 'end', 'most', *given])}):"):
@@ -441,7 +441,7 @@ class _Iteration:
         return ", ".join(shown)
 
     def _call(self, pc: int, row: isa.Invocation) -> None:
-        if row.dst in row.reads():  # another attempt may need the argument that is overwritten
+        if overwrites(row, self._slots[row.site]):
             self._line(f"o{row.dst} = r{row.dst}")
         task = f"t{row.site}"
         self.names[task] = self._slots[row.site].task.func
@@ -497,8 +497,9 @@ class _Iteration:
     def _emit_constant(self, pc: int, row: isa.Producer) -> None:
         """Its value was there before the loop came here; if not, the interpreter gets it."""
         self.names["absent"] = ABSENT
-        with self._block(f"if r{row.dst} is absent:", self._comments[pc]):
+        with self._block(f"if s{row.dst} is absent:", self._comments[pc]):
             self._line(f"return ~{pc}, locals()")
+        self._line(f"r{row.dst} = s{row.dst}")  # a call may write over it
 
     def _emit_follow(self, pc: int, row: isa.Follow) -> None:
         self._line(f"g{row.then} = True", self._comments[pc])
@@ -702,6 +703,11 @@ class _Expression(_Iteration):
     def _is_path(self) -> bool:
         """Whether each node needs one other at the most, so that no two of them can be one."""
         return all(len(slot.argument_slots) <= 1 for slot in self._slots)
+
+
+def overwrites(row: isa.Invocation, slot: Slot) -> bool:
+    """Whether the call writes over an argument of its own that another attempt may need."""
+    return slot.retry is not None and row.dst in row.reads()
 
 
 def fuse(structure: Structure, routine: Routine) -> FusedRoutine:

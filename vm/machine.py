@@ -33,7 +33,7 @@ from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
-from cascade.vm.fused import ABSENT, FusedRoutine, Linked
+from cascade.vm.fused import ABSENT, FusedRoutine, Linked, overwrites
 from cascade.vm.hot import HotExpression, HotLoop, Watch, fused_or_reason, guards
 from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
@@ -349,7 +349,7 @@ class Frame(PlannedEvaluation):
             elif _gives_value(row):
                 self.registers[row.dst] = left[f"r{row.dst}"]
         row = self.program.routine.code[pc]
-        if is_begun and isinstance(row, isa.Invocation) and row.dst in row.reads():
+        if is_begun and isinstance(row, isa.Invocation) and overwrites(row, self._slots[row.site]):
             self.registers[row.dst] = left[f"o{row.dst}"]
         self.resume(pc, is_begun)
 
