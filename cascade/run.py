@@ -148,6 +148,11 @@ class Run:
         queue.push(loop.place, loop.rank, loop)
         self._wake_up()
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether anything else may go on now."""
+        return bool(self._inline or self._starting or self._spawned or self._postponed)
+
     async def give_way(self) -> None:
         """Let others on the event loop run, once a slice of time is over."""
         if perf_counter() >= self.slice_end:

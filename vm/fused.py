@@ -191,6 +191,7 @@ class Linked:
 
     def disarm(self) -> None:
         """Something has changed: leave after the call that is going on."""
+        self.version = -1
         for cell in self._guards:
             cell.cell_contents = None
 
