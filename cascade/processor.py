@@ -136,6 +136,7 @@ class Processor:
         return (
             slot.cache is None
             and slot.retry is None
+            and slot.task.mode == "inline"  # asyncio's own cancellation would not wait for others
             and not call.resources
             and not self._run.gated(call)
         )

@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from cascade.activity import Activity
-from cascade.cancellation import is_being_cancelled, is_cancellation
+from cascade.cancellation import AsyncioTask, is_being_cancelled, is_cancellation
 from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
@@ -102,10 +102,13 @@ class Run:
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
         self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
         self._interruption: BaseException | None = None
+        self._driver: AsyncioTask | None = None
 
     async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
         """Carry out what `begin` makes ready, until `finish` or `fail` is called; the result."""
         self.session = self.engine.gate.enter_run(self.spawn)
+        task = asyncio.current_task() if self._starts_in_order else None
+        self._driver = None if task is None else AsyncioTask(task)
         started = current_time()
         if self.bus.listens(RunStarted):
             self.bus.publish(RunStarted(self.id, started, name, params))
@@ -117,6 +120,8 @@ class Run:
             for ticket in tuple(self.tickets):
                 self.give_back(ticket)
             self.engine.gate.leave_run(self.session)
+            if self._driver is not None:
+                self._driver.leave()
             self._tell_finished(started)
         if self._teardown_failures:
             failures = [self.failure, *self._teardown_failures]
@@ -144,11 +149,17 @@ class Run:
         queue.push(loop.place, loop.rank, loop)
         self._wake_up()
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether anything else may go on now."""
+        return bool(self._inline or self._starting or self._spawned or self._postponed)
+
     async def give_way(self) -> None:
         """Let others on the event loop run, once a slice of time is over."""
         if perf_counter() >= self.slice_end:
             await checkpoint()
             self.slice_end = perf_counter() + SLICE
+            self._raise_suppressed()
 
     def finish(self, result: Any) -> None:
         """The target has its value: the run is over."""
@@ -412,7 +423,15 @@ class Run:
         """Await what stands alone right here: a task of its own would cost more than the call."""
         self._tasks += 1
         await self._carry_out(self._starting.pop())
+        if self._driver is not None and self._driver.is_cancelled():
+            await checkpoint()
+        self._raise_suppressed()
         await self.give_way()
+
+    def _raise_suppressed(self) -> None:
+        """Asyncio raises a cancellation once: the call that the driver awaited may suppress it."""
+        if self._driver is not None and self._driver.is_cancelled():
+            raise asyncio.CancelledError
 
     def _start_spawned(self, work: TaskGroup) -> None:
         spawned, self._spawned = self._spawned, []

@@ -158,7 +158,7 @@ class FusedRoutine:
     def turns(self, batch: int, done: int, most: int) -> tuple[tuple[int, ...], int]:
         """The next batch, and after how many iterations in all to ask again."""
         batch = min(batch, most - done)
-        return _TURNS[batch], most if batch == self.full else 0
+        return _TURNS[batch], most - batch + 1 if batch == self.full else 0
 
     def tell_look(self, now: float) -> None:
         """A guard of slow code looked at the clock: after enough quick calls it is quick again."""
@@ -191,6 +191,7 @@ class Linked:
 
     def disarm(self) -> None:
         """Something has changed: leave after the call that is going on."""
+        self.version = -1
         for cell in self._guards:
             cell.cell_contents = None
 
@@ -443,6 +444,8 @@ class _Iteration:
         return ", ".join(shown)
 
     def _call(self, pc: int, row: isa.Invocation) -> None:
+        if overwrites(row, self._slots[row.site]):
+            self._line(f"o{row.dst} = r{row.dst}")
         task = f"t{row.site}"
         self.names[task] = self._slots[row.site].task.func
         awaits = "await " if isinstance(row, isa.Await) else ""
@@ -708,6 +711,11 @@ class _Expression(_Iteration):
         return all(len(slot.argument_slots) <= 1 for slot in self._slots)
 
 
+def overwrites(row: isa.Invocation, slot: Slot) -> bool:
+    """Whether the call writes over an argument of its own that another attempt may need."""
+    return slot.retry is not None and row.dst in row.reads()
+
+
 def fuse(structure: Structure, routine: Routine) -> FusedRoutine:
     """The fused code of a routine; raises `NotFusable` with the reason if there is none."""
     if routine.root < 0:
@@ -748,7 +756,8 @@ def _given_name(row: isa.Producer) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    return name.isidentifier() and not iskeyword(name)
+    """Whether source text with the name as a keyword means this very name."""
+    return name.isidentifier() and name.isascii() and not iskeyword(name) and name != "__debug__"
 
 
 def _chooser(slot: Slot) -> Callable[[Any], Ref]:

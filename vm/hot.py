@@ -155,7 +155,7 @@ class HotCode:
                 watch.leave(linked)
             if not self._goes_on(pc, left):
                 return
-            if perf_counter() >= self._machine.run.slice_end:
+            if self._is_anothers_turn(linked) or perf_counter() >= self._machine.run.slice_end:
                 self._machine.run.enqueue(self)
                 return
         self.interpret()
@@ -180,8 +180,15 @@ class HotCode:
                 watch.leave(linked)
             if not self._goes_on(pc, left):
                 return
+            if self.is_mixed and self._is_anothers_turn(linked):
+                self._machine.run.enqueue(self)
+                return
             await self._machine.run.give_way()
         self.interpret()
+
+    def _is_anothers_turn(self, linked: Linked) -> bool:
+        """Whether something has changed that has let others go on, maybe before the next call."""
+        return linked.version != self._machine.watch.version and self._machine.run.has_ready
 
     def interpret(self) -> None:
         """Have the next iteration evaluated by the interpreter."""
@@ -210,14 +217,17 @@ class HotCode:
         if self._observed is None or self._observed[:2] != (watch.version, self._program):
             self._sites = self._made_sites()
             bound = {pc: site.bound() for pc, site in self._sites.items()}
-            self._observed = watch.version, self._program, guards(machine, fused, bound)
+            linked = guards(machine, fused, bound)
+            for site in self._sites.values():
+                site.others_are_ready = linked.disarm
+            self._observed = watch.version, self._program, linked
         return self._observed[2]
 
     def _made_sites(self) -> dict[int, Site]:
         frame, run = self._frame(None), self._machine.run
         slots = frame.structure.slots
         return {
-            pc: Site(run.processor, frame, slots[row.site], run.engine.gate.limits)
+            pc: Site(run, frame, slots[row.site])
             for pc, row in enumerate(self._program.routine.code)
             if isinstance(row, isa.Invocation)
         }

@@ -33,7 +33,7 @@ from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
-from cascade.vm.fused import ABSENT, FusedRoutine, Linked
+from cascade.vm.fused import ABSENT, FusedRoutine, Linked, overwrites
 from cascade.vm.hot import HotExpression, HotLoop, Watch, fused_or_reason, guards
 from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
@@ -346,6 +346,9 @@ class Frame(PlannedEvaluation):
                 self._choose(self._slots[row.site], self._of(row.selector, left))
             elif _gives_value(row):
                 self.registers[row.dst] = left[f"r{row.dst}"]
+        row = self.program.routine.code[pc]
+        if is_begun and isinstance(row, isa.Invocation) and overwrites(row, self._slots[row.site]):
+            self.registers[row.dst] = left[f"o{row.dst}"]
         self.resume(pc, is_begun)
 
     def resume(self, pc: int, is_begun: bool) -> None:

@@ -16,7 +16,7 @@ from cascade.expressions import NO_KWARGS
 from cascade.processor import Call
 
 if TYPE_CHECKING:
-    from cascade.processor import Processor
+    from cascade.run import Run
     from cascade.structure import Slot
     from cascade.vm.machine import Frame
 
@@ -42,13 +42,13 @@ class NamedCall(Call):
 class Site:
     """One call of fused code. `is_told` says that its last attempt was told to have ended."""
 
-    __slots__ = ("_gated", "_processor", "_usual", "call", "is_told")
+    __slots__ = ("_gated", "_processor", "_run", "_usual", "call", "is_told", "others_are_ready")
 
-    def __init__(
-        self, processor: Processor, frame: Frame, slot: Slot, limits: Callable[[str], bool]
-    ) -> None:
-        self._processor = processor
-        self._gated = limits(slot.name)
+    def __init__(self, run: Run, frame: Frame, slot: Slot) -> None:
+        self._run = run
+        self._processor = run.processor
+        self._gated = run.engine.gate.limits(slot.name)
+        self.others_are_ready: Callable[[], object] = _nothing  # whose turn may be before the next
         rank = frame.rank(slot.index)
         self.call = NamedCall(frame, slot.index, rank, slot, (), NO_KWARGS, NO_AMOUNTS)
         self.call.known_id = frame.task_id(slot.index)
@@ -65,8 +65,11 @@ class Site:
         call.kwargs = kwargs
         call.attempt = 1
         self.is_told = False
-        if self._gated and not self._processor.admit_now(call):
-            raise Leave
+        if self._gated:
+            if not self._processor.admit_now(call):
+                raise Leave
+            if self._run.has_ready:  # the gate has seen that the time of somebody has come
+                self.others_are_ready()
         return call
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,3 +95,7 @@ class Site:
         processor.give_back(call)
         self.is_told = True
         return value
+
+
+def _nothing() -> None:
+    """Nobody is told."""
