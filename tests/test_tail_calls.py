@@ -489,3 +489,26 @@ def test_a_tail_call_gives_keywords_of_any_name(run):
         return cs.TailCall((n + 1,), {"*": 5}) if n < 3 else (n, kwargs)
 
     assert run(step(0)) == (3, {"*": 5})
+
+
+def test_arguments_for_a_registered_target_replace_its_literals(inside, use_vm):
+    """They replace arguments that are plain data, however the rest of the target is carried out."""
+
+    @cs.task
+    def same(x):
+        return x
+
+    @cs.task
+    def pair(x, y):
+        return x, y
+
+    @cs.task
+    def start():
+        return cs.TailCall(("given",), target="pair")
+
+    async def main():
+        engine = cs.Engine()
+        engine.register_target("pair", pair("own", same(same(1))))
+        return await engine.run(start(), use_vm=use_vm)
+
+    assert inside(main) == ("given", 1)

@@ -323,7 +323,11 @@ class Frame(PlannedEvaluation):
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
         self._on_end = on_end
         straight = self.program.straight
-        if straight is not None and self._machine.may_run(straight.task_names):
+        if (
+            straight is not None
+            and not self._overrides
+            and self._machine.may_run(straight.task_names)
+        ):
             self._machine.run.enqueue(StraightRun(self._machine, self, straight))
             return
         fired = self._machine.fired
