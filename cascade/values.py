@@ -142,6 +142,8 @@ def overridden(
         overrides[name] if name in overrides else value(ref)
         for name, ref in zip(names, slot.args, strict=False)
     ]
+    if len(slot.args) == count and not slot.kwargs and overrides.keys() <= set(names):
+        return tuple(args), {}
     args += overrides[VARARGS] if VARARGS in overrides else [value(r) for r in slot.args[count:]]
     # A keyword that a **parameter took up may have the name of a positional-only parameter.
     kwargs = {n: value(ref) for n, ref in slot.kwargs if n not in overrides or n in names}
