@@ -63,6 +63,11 @@ class Case:
     engine: Callable[[], cs.Engine] = cs.Engine
     seconds: Callable[[], float] | None = None
 
+    @property
+    def has_aim(self) -> bool:
+        """Whether there is something for the virtual machine to reach."""
+        return self.at_most is not None or self.micros is not None
+
 
 class Sample(NamedTuple):
     """The seconds of one round: ours, the yardstick's, and of one loop checkpoint."""

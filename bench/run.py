@@ -1,6 +1,7 @@
 """Print what a node, an iteration and a run cost, beside the hand-written Python.
 
     python bench/run.py [--quick] [--backend asyncio|trio] [--vm] [only ...]
+    python bench/run.py --vm aims
 
 Microseconds, and the ratio to the yardstick; "checkpoints" is ours in units of one
 `anyio.lowlevel.checkpoint()` on the same loop, a figure to compare machines by; "aim" is what the
@@ -38,12 +39,15 @@ BACKENDS: tuple[Backend, ...] = ("asyncio", "trio")
 
 
 def cases(quick: bool, only: Sequence[str] = ()) -> list[Case]:
-    """The cases whose law has one of the words of `only` in its name; without words, all."""
+    """The cases whose law has one of the words of `only` in its name; without words, all.
+
+    The word "aims" stands for those with an aim.
+    """
     return [
         case
         for module in LAWS
         for case in module.cases(quick)
-        if not only or any(word in case.law for word in only)
+        if not only or any(word in case.law for word in only) or ("aims" in only and case.has_aim)
     ]
 
 
