@@ -449,6 +449,7 @@ class _Iteration:
         awaits = "await " if isinstance(row, isa.Await) else ""
         text = f"r{row.dst} = {awaits}{task}({self._arguments(row)})"
         self._line(text, self._comments[pc])
+        self._pc = -1  # what raises from here on is no attempt of the task
 
     def _emit_call(self, pc: int, row: isa.Invocation) -> None:
         self._call(pc, row)

@@ -74,12 +74,13 @@ def _stop(structure: Structure, routine: Routine) -> int:
     for pc, row in enumerate(routine.code):
         if pc >= stop:
             break
+        if row.at:  # what opens its region comes further down
+            return pc
         needs = max((held[register] for register in row.reads()), default=-1)
         if row.at == 0 and not _is_straight(structure, row):
             stop = min(stop, needs + 1)
         if isinstance(row, isa.Producer):
-            # What stands in other regions waits for a row that is not straight.
-            held[row.dst] = pc if row.at == 0 else stop
+            held[row.dst] = pc
     return stop
 
 
