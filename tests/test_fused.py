@@ -985,3 +985,571 @@ def test_steps_are_counted_exactly(backend, kind, most):
         assert fused.log == graph.log == list(range(most)), options
         assert fused.outcome == graph.outcome, options
         assert fused.entries or most == 1 or options == {"hot_after": 100}, options
+
+
+# Constraints and subscribers that change
+
+
+CHANGES = {
+    "pause": lambda constraints, scope: constraints.pause(scope, ttl=2),
+    "limit": lambda constraints, scope: constraints.limit_concurrency(scope, 1),
+    "rate": lambda constraints, scope: constraints.limit_rate(scope, 1, burst=1),
+}
+SCOPES = ["global", "task:inner", "task:step", "task:nobody"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "mixed"])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_constraint_that_a_task_of_the_loop_adds_and_removes(backend, change, scope, kind):
+    """It holds for the very next call, and fused code goes on while and after it does."""
+
+    def make(world):
+        constraints = world.engine.constraints
+        made: list[str] = []
+
+        def inner(x):
+            world.log.append(("inner", x, anyio.current_time()))
+            count = len(world.log)
+            if count in (5, 21):
+                made.append(CHANGES[change](constraints, scope))
+            if count in (15, 31):
+                constraints.remove(made[-1])
+            return x
+
+        async def later(x):
+            await anyio.sleep(0.5)
+            return inner(x)
+
+        def step(m, n):
+            world.log.append(("step", n, anyio.current_time()))
+            if n == 20:
+                CHANGES[change](constraints, scope)
+            if n == 24:
+                CHANGES["limit"](constraints, scope)
+            return cs.Jump("again", {"n": n + 1}) if n < 28 else m
+
+        async def later_step(m, n):
+            return step(m, n)
+
+        first = cs.task(inner if kind == "sync" else later, name="inner")
+        second = cs.task(later_step if kind == "async" else step, name="step")
+        return loop_of(second(first(1), 0))
+
+    found = agree(make, backend)
+    assert found.exits
+
+
+def test_a_constraint_that_lets_others_go_on(backend):
+    """Whom a task of the loop resumes has its turn in plan order, before the next iteration."""
+
+    def make(world):
+        @cs.task
+        def waits(x):
+            world.log.append(("waits", x))
+            return x
+
+        @cs.task
+        def inner(x):
+            world.log.append("inner")
+            return x
+
+        @cs.task
+        def step(m, n):
+            world.log.append(("step", n))
+            if n == 3:
+                world.engine.constraints.resume("task:waits")
+            return cs.Jump("again", {"n": n + 1}) if n < 6 else m
+
+        world.engine.constraints.pause("task:waits")
+        return [waits(1), waits(2), loop_of(step(inner(1), 0)), waits(3)]
+
+    agree(make, backend)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    "event", [cs.TaskExecutionStarted, cs.TaskExecutionFinished, cs.TaskEvent, cs.TaskSkipped]
+)
+def test_a_task_of_the_loop_subscribes_and_unsubscribes(backend, event, kind):
+    """A subscriber hears of the very next call, and of none after it has gone."""
+
+    def make(world):
+        ends: list[Any] = []
+
+        def heard(event):
+            world.log.append((type(event).__name__, event.task_id))
+
+        def toggle(n):
+            if ends:
+                ends.pop()()
+            elif n < 20:
+                ends.append(world.engine.bus.subscribe(event, heard))
+
+        def inner(x, n=[0]):  # noqa: B006
+            n[0] += 1
+            world.log.append("inner")
+            if n[0] % 4 == 0:
+                toggle(n[0])
+            return x
+
+        def step(m, n):
+            world.log.append(n)
+            if n % 3 == 0:
+                toggle(n)
+            return cs.Jump("again", {"n": n + 1}) if n < 24 else m
+
+        async def later(m, n):
+            await anyio.lowlevel.checkpoint()
+            return step(m, n)
+
+        counted: list[int] = [0]
+        looped = cs.task(step if kind == "sync" else later, name="step")
+        return loop_of(looped(cs.task(lambda x: inner(x, counted), name="inner")(1), 0))
+
+    agree(make, backend)
+
+
+def test_another_run_changes_the_constraints(backend, use_vm):
+    """Concurrent runs of an engine share its constraints, whoever changes them."""
+    starts: dict[str, list[float]] = {"one": [], "two": []}
+
+    @cs.task
+    async def step(n, name):
+        starts[name].append(anyio.current_time())
+        await anyio.sleep(0.25)
+        return cs.Jump("again", n + 1) if n < 40 else n
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+
+        async def run(name):
+            assert await engine.run(loop_of(step(0, name)), use_vm=use_vm) == 40
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, "one")
+            group.start_soon(run, "two")
+            await anyio.sleep(3.1)
+            engine.constraints.pause("task:step", ttl=5)
+            await anyio.sleep(6)
+            engine.constraints.limit_concurrency("task:step", 1)
+            await anyio.sleep(3)
+            engine.constraints.update(cs.GlobalConstraint("x", "task:other", "pause", {}))
+        return engine
+
+    engine = anyio.run(main, backend=backend, backend_options=virtual_time(backend))
+    assert bool(engine.statistics().fused_entries) == use_vm
+    both = sorted(starts["one"] + starts["two"])
+    assert len(both) == 82
+    assert not [time for time in both if 3.1 < time < 8.1]
+    limited = [time for time in both if time > 9.5]
+    gaps = [b - a for a, b in zip(limited, limited[1:], strict=False)]
+    assert min(gaps) >= 0.25
+    found = engine.constraints.statistics()
+    assert not found.parked
+    assert all(not each.running for each in found.constraints.values())
+
+
+# Events
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_each_attempt_that_starts_is_told_to_finish_once(backend, kind):
+    """Under observation each Started has one Finished, later, with a duration that is not below 0."""
+    events: list[Any] = []
+
+    def make(world):
+        world.engine.bus.subscribe(cs.TaskExecutionStarted, events.append)
+        world.engine.bus.subscribe(cs.TaskExecutionFinished, events.append)
+
+        def inner(x):
+            events.append("called")
+            if events.count("called") % 5 == 0:
+                raise ValueError
+            if events.count("called") % 7 == 0:
+                return later(x)
+            return x
+
+        async def later(x):
+            await anyio.sleep(1)
+            return x
+
+        async def inner_async(x):
+            await anyio.sleep(0.5)
+            return await later(x) if events.count("called") % 7 == 0 else inner(x)
+
+        @cs.task
+        def step(m, n):
+            return cs.Jump("again", {"n": n + 1}) if n < 20 else m
+
+        @cs.task
+        async def step_async(m, n):
+            return cs.Jump("again", {"n": n + 1}) if n < 20 else m
+
+        argument = cs.task(inner if kind == "sync" else inner_async, name="inner")(1)
+        body = (step if kind == "sync" else step_async)(argument.with_retry(3), 0)
+        return loop_of(body)
+
+    assert ran(make, backend, True).entries
+    told = [event for event in events if event != "called"]
+    open_since: dict[str, Any] = {}
+    for event in told:
+        if isinstance(event, cs.TaskExecutionStarted):
+            assert event.task_id not in open_since
+            open_since[event.task_id] = event
+        else:
+            began = open_since.pop(event.task_id)
+            assert event.duration == event.timestamp - began.timestamp >= 0
+    assert open_since == {}
+
+
+def test_a_stall_in_fused_code_is_told(backend):
+    """An inline task that holds the loop is reported from fused code too."""
+    stalls: list[Any] = []
+
+    def make(world):
+        world.engine.bus.subscribe(cs.TaskStalled, stalls.append)
+
+        @cs.task
+        def step(n):
+            if n == 3:
+                end = __import__("time").perf_counter() + 0.11
+                while __import__("time").perf_counter() < end:
+                    pass
+            return cs.Jump("again", n + 1) if n < 5 else n
+
+        return loop_of(step(0))
+
+    assert ran(make, backend, True).entries
+    assert [stall.task_id for stall in stalls] == ["step#0"]
+
+
+# Cancellation and failure
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_loop_cancelled_at_every_await(backend, observed):
+    """A fused loop of async tasks ends wherever it is cancelled, and leaves nothing behind."""
+
+    @cs.task
+    async def inner(n):
+        await anyio.sleep(0.5)
+        return n
+
+    @cs.task
+    async def step(n, m):
+        await anyio.lowlevel.checkpoint()
+        return cs.Jump("again", n + 1)
+
+    async def main():
+        for at in range(1, 12):
+            for limits in ([], [cs.GlobalConstraint("l", "task:inner", "concurrency", {"limit": 1})]):
+                engine = cs.Engine(constraints=limits)
+                engine.fused_tier = FusedTier(0)
+                finished: list[str] = []
+                open_ones: list[int] = []
+                bus = engine.bus
+                bus.subscribe(cs.RunFinished, lambda e, into=finished: into.append(e.status))
+                if observed:
+                    bus.subscribe(cs.TaskExecutionStarted, lambda e, o=open_ones: o.append(1))
+                    bus.subscribe(cs.TaskExecutionFinished, lambda e, o=open_ones: o.append(-1))
+                with anyio.move_on_after(at * 0.25) as scope:
+                    await engine.run(loop_of(step(0, inner(1))), use_vm=True)
+                assert scope.cancelled_caught
+                assert engine.statistics().fused_entries
+                assert finished == ["Cancelled"]
+                assert sum(open_ones) == 0
+                found = engine.constraints.statistics()
+                assert not found.parked
+                assert all(not each.running for each in found.constraints.values())
+
+    anyio.run(main, backend=backend, backend_options=virtual_time(backend))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_failing_sibling_ends_a_fused_loop(backend, kind):
+    """The first failure of a run ends its fused loops."""
+
+    def make(world):
+        @cs.task
+        async def fails():
+            await anyio.sleep(2.25)
+            raise ValueError("first")
+
+        @cs.task
+        async def tick(x):
+            await anyio.sleep(0.5)
+            return x
+
+        def step(m, n):
+            world.log.append(n)
+            return cs.Jump("again", {"n": n + 1})
+
+        async def async_step(m, n):
+            return step(m, n)
+
+        body = cs.task(step if kind == "sync" else async_step, name="step")
+        return [loop_of(body(tick(1), 0)), fails()]
+
+    found = agree(make, backend, is_fused=kind == "async")
+    assert found.outcome == ("failed", "ValueError: first")
+
+
+def test_a_traceback_shows_the_task_and_the_row(backend):
+    """The frame of the fused code has a line with the row of the Blueprint, then comes the task."""
+
+    @cs.task
+    def inner(n):
+        if n:
+            raise ValueError("here")
+        return n
+
+    @cs.task
+    def step(m, n):
+        return cs.Jump("again", {"n": n + 1, "flag": 0}) if n < 3 else m
+
+    calls: list[int] = []
+
+    @cs.task
+    def counts(x):
+        calls.append(1)
+        return len(calls) > 3
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+
+        @cs.task
+        def looped(m, n):
+            return cs.Jump("again", {"n": n + 1})
+
+        try:
+            await engine.run(loop_of(looped(inner(counts(0)), 0)), use_vm=True)
+        except ValueError as error:
+            return traceback.format_exception(error), error.__notes__, engine.statistics()
+        raise AssertionError("it fails")
+
+    lines, notes, statistics = anyio.run(main, backend=backend)
+    text = "".join(lines)
+    assert statistics.fused_entries
+    assert "<cascade fused looped" in text
+    assert "; inner#1" in text
+    assert text.index("; inner#1") < text.index('raise ValueError("here")')
+    assert "in task 'inner'" in notes[0]
+
+
+def test_the_text_of_fused_code_goes_with_its_engine(backend):
+    """The lines kept for tracebacks are dropped when the engine is."""
+
+    def names():
+        return {name for name in linecache.cache if name.startswith("<cascade fused only_here ")}
+
+    @cs.task
+    def only_here(n):
+        return cs.Jump("again", n + 1) if n < 9 else n
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+        await engine.run(loop_of(only_here(0)), use_vm=True)
+        assert names()
+
+    anyio.run(main, backend=backend)
+    gc.collect()
+    assert names() == set()
+
+
+@pytest.mark.parametrize("kind", ["jump", "tail", "expression", "async"])
+def test_memory_is_flat(backend, kind):
+    """However many iterations, nothing is left of them."""
+    counts: list[int] = []
+    most = 200_000 if kind != "async" else 50_000
+
+    def look(n):
+        if n in (most // 10, most - 1):
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+
+    @cs.task
+    def jump(n, data):
+        look(n)
+        return cs.Jump("again", {"n": n + 1, "data": [n]}) if n < most else n
+
+    @cs.task
+    def tail(n, data):
+        look(n)
+        return cs.TailCall((n + 1, [n])) if n < most else n
+
+    @cs.task
+    def ident(x):
+        return x
+
+    @cs.task
+    def expression(n, data):
+        look(n)
+        return expression(ident(n + 1), [n]) if n < most else n
+
+    @cs.task
+    async def later(n, data):
+        look(n)
+        return cs.Jump("again", {"n": n + 1, "data": [n]}) if n < most else n
+
+    target = {
+        "jump": lambda: loop_of(jump(0, [])),
+        "tail": lambda: tail(0, []),
+        "expression": lambda: expression(0, []),
+        "async": lambda: loop_of(later(0, [])),
+    }[kind]
+
+    async def main():
+        engine = cs.Engine()
+        assert await engine.run(target(), use_vm=True) == most
+        return engine.statistics()
+
+    statistics = anyio.run(main, backend=backend)
+    assert 0 < statistics.fused_entries < 100
+    assert counts[1] <= counts[0] + 50
+    hits = statistics.plan_hits
+    assert hits >= most - 5 if kind == "expression" else hits < 10
+
+
+def test_an_engine_given_an_executor_fuses_nothing(backend):
+    """An executor that is given carries out every call."""
+    calls: list[Any] = []
+
+    class Executor(cs.LocalExecutor):
+        async def execute(self, node, args, kwargs):
+            calls.append(args)
+            return await super().execute(node, args, kwargs)
+
+    def make(world):
+        calls.clear()
+
+        @cs.task
+        def step(n):
+            return cs.Jump("again", n + 1) if n < 9 else n
+
+        return loop_of(step(0))
+
+    agree(make, backend, is_fused=False, engine_options={"executor": Executor()})
+    assert len(calls) == 10
+
+
+@pytest.mark.parametrize("why", ["cache", "timeout", "amounts", "map", "loop", "long", "thread"])
+def test_what_is_left_to_the_interpreter(backend, why):
+    """A loop with something in it that fused code does not do is interpreted, and no worse."""
+
+    def make(world):
+        @cs.task
+        def plain(x):
+            world.log.append(x)
+            return x
+
+        @cs.task
+        async def co(x):
+            return x
+
+        @cs.task
+        def step(n, *rest):
+            world.log.append(n)
+            return cs.TailCall((n + 1,)) if n < 9 else (n, rest)
+
+        arguments = {
+            "cache": lambda: plain(1).with_cache(cs.InMemoryCache()),
+            "timeout": lambda: co(1).with_timeout(1),
+            "amounts": lambda: plain(1).with_constraints(gpu=1),
+            "map": lambda: plain.map(x=[1, 2]),
+            "loop": lambda: loop_of(plain(1)),
+            "long": lambda: [plain(i) for i in range(130)],
+            "thread": lambda: cs.task(lambda x: x, name="threaded", mode="thread")(1),
+        }
+        return step(0, arguments[why]())
+
+    is_fused = {"is_fused": False}
+    agree(make, backend, engine_options={"system_resources": {"gpu": 1}}, **is_fused)
+
+
+# Fairness
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("kind", ["sync", "mixed"])
+def test_long_iterations_yield(backend, kind, observed):
+    """Others wait no longer than a slice and 64 tasks, once; then a slice and one task."""
+    from time import perf_counter
+
+    gaps = [0]
+    calls = [0]
+
+    def spin(seconds):
+        end = perf_counter() + seconds
+        while perf_counter() < end:
+            pass
+
+    @cs.task
+    def part(x):
+        gaps[-1] += 1
+        calls[0] += 1
+        if 300 < calls[0] < 500:
+            spin(0.001)
+        return x
+
+    @cs.task
+    async def co(x):
+        return x
+
+    @cs.task
+    def step(parts, n):
+        gaps[-1] += 1
+        return cs.Jump("again", {"n": n + 1}) if n < 12 else n
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+        if observed:
+            engine.bus.subscribe(cs.TaskExecutionStarted, lambda event: None)
+
+        async def watches():
+            while True:
+                gaps.append(0)
+                await anyio.lowlevel.checkpoint()
+
+        chain: Any = part(0) if kind == "sync" else co(part(0))
+        for _ in range(80):
+            chain = part(chain)
+        async with anyio.create_task_group() as group:
+            group.start_soon(watches)
+            await engine.run(loop_of(step(chain, 0)), use_vm=True)
+            group.cancel_scope.cancel()
+        return engine.statistics()
+
+    statistics = anyio.run(main, backend=backend)
+    assert statistics.fused_entries > 1
+    assert statistics.fused_exits > 5
+    slow = [gap for gap in gaps if gap]
+    assert len(slow) > 20
+
+
+def test_recorder_is_left_as_it_was(backend):
+    """Nothing that observes a run stays behind on its engine."""
+
+    def make(world):
+        @cs.task
+        def step(n):
+            return cs.Jump("again", n + 1) if n < 9 else n
+
+        return loop_of(step(0))
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+        with Recorder(engine, "here"):
+            await engine.run(make(None), use_vm=True)
+        before = engine.statistics()
+        await engine.run(make(None), use_vm=True)
+        assert not engine.bus._watchers
+        assert not engine.gate._state.listeners
+        return before.fused_entries, engine.statistics().fused_entries
+
+    assert anyio.run(main, backend=backend) == (1, 2)
