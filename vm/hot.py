@@ -154,7 +154,7 @@ class HotCode:
                 return
             finally:
                 watch.leave(linked)
-            if not self._goes_on(pc, left):
+            if not self._goes_on(pc, left, linked):
                 return
             if self._is_anothers_turn(linked) or perf_counter() >= self._machine.run.slice_end:
                 self._machine.run.enqueue(self)
@@ -179,7 +179,7 @@ class HotCode:
                 return
             finally:
                 watch.leave(linked)
-            if not self._goes_on(pc, left):
+            if not self._goes_on(pc, left, linked):
                 return
             if self.is_mixed and self._is_anothers_turn(linked):
                 self._machine.run.enqueue(self)
@@ -241,17 +241,22 @@ class HotCode:
 
     # Leaving
 
-    def _goes_on(self, pc: int | None, left: dict[str, Any]) -> bool:
+    def _goes_on(self, pc: int | None, left: dict[str, Any], linked: Linked) -> bool:
         """Whether there is another iteration for fused code; else the interpreter has taken over."""
         if pc is None:
             self._count(left["done"])
             self._paused(left)
             return True
         self._count(left["done"] + left["i"])
-        if self._follows(pc, left):
+        if self._is_told(pc, linked) and self._follows(pc, left):
             return True
         self._leave(pc, left)
         return False
+
+    def _is_told(self, pc: int, linked: Linked) -> bool:
+        """Whether all who have to hear how the call of row `pc` ended have heard it."""
+        site = self._sites.get(pc)
+        return linked.version == self._machine.watch.version if site is None else site.is_told
 
     def _count(self, iterations: int) -> None:
         self._trampoline.count(self._counts_steps(), iterations)
