@@ -1223,7 +1223,7 @@ def test_a_stall_in_fused_code_is_told(backend):
         return loop_of(step(0))
 
     assert ran(make, backend, True).entries
-    assert [stall.task_id for stall in stalls] == ["step#0"]
+    assert [stall.task_id for stall in stalls] == ["step#0/step#0"]
 
 
 # Cancellation and failure
@@ -1293,7 +1293,7 @@ def test_a_failing_sibling_ends_a_fused_loop(backend, kind):
         body = cs.task(step if kind == "sync" else async_step, name="step")
         return [loop_of(body(tick(1), 0)), fails()]
 
-    found = agree(make, backend, is_fused=kind == "async")
+    found = agree(make, backend)
     assert found.outcome == ("failed", "ValueError: first")
 
 

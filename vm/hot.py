@@ -206,8 +206,10 @@ class HotCode:
         if given is None:
             return None
         turns, limit = fused.turns(fused.batch, 0, most)
-        values = (turns, limit, machine.run.slice_end, most, *given)
-        return self._linked(), values
+        linked = self._linked()
+        if fused.is_slow:
+            linked.forget()
+        return linked, (turns, limit, machine.run.slice_end, most, *given)
 
     def _linked(self) -> Linked:
         machine, fused = self._machine, self._fused
@@ -248,6 +250,7 @@ class HotCode:
             self._paused(left)
             return True
         self._count(left["done"] + left["i"])
+        self._fused.tell_left(left["i"] + 1, perf_counter() - left["last"])
         if self._is_told(pc, linked) and self._follows(pc, left):
             return True
         self._leave(pc, left)
