@@ -267,6 +267,24 @@ def test_a_container_that_cannot_be_made_fails_the_run(backend, runs):
     check(make, backend, runs)
 
 
+def test_a_registered_target_with_other_arguments(backend, runs):
+    """The arguments of a TailCall are those of the target that it names."""
+
+    def prepare(world):
+        note, _ = tasks(world)
+        world.engine.register_target("there", note("own", note(note(1))))
+
+    def make(world):
+        @cs.task
+        def leaves(x):
+            return cs.TailCall(("given",), {"k": 5}, target="there")
+
+        return leaves(1)
+
+    check(make, backend, [1], prepare=prepare)
+    assert runs == []
+
+
 @pytest.mark.parametrize("count", [1, 64, 65, 500])
 def test_a_long_straight_run(backend, runs, count):
     """Any number of calls, in plan order."""
