@@ -2,10 +2,15 @@
 
 import asyncio
 
+import logging
+import threading
+
 import anyio
 import pytest
 
 import cascade as cs
+from cascade.engine import FusedTier
+from cascade.testing import virtual_time
 
 TICKS = 24
 
@@ -218,3 +223,227 @@ def test_a_run_cancelled_before_it_starts_runs_nothing(inside, use_vm):
 
     assert inside(program)
     assert 2 not in log
+
+
+# asyncio's own cancellation
+
+
+async def cancel_natively(engine, target, use_vm, time, ticks):
+    """Run `target` in an asyncio task, `cancel()` that then and there; how it ended."""
+
+    async def runs():
+        try:
+            await engine.run(target, use_vm=use_vm)
+        except cs.TaskTimeoutError:
+            return "Failed"
+        return "Succeeded"
+
+    task = asyncio.ensure_future(runs())
+    if time:
+        await asyncio.sleep(time)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    return "Cancelled" if task.cancelled() else task.result()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_run_cancelled_natively_anywhere_leaves_nothing_behind(use_vm, name):
+    """`task.cancel()` at any point of a run: nothing is left, and it is told as Cancelled."""
+
+    async def program():
+        started, finished, attempts, living = [], [], [], []
+        bus = cs.MessageBus()
+        bus.subscribe(cs.RunStarted, started.append)
+        bus.subscribe(cs.RunFinished, lambda event: finished.append(event.status))
+        bus.subscribe(cs.TaskExecutionStarted, lambda event: attempts.append(1))
+        bus.subscribe(cs.TaskExecutionFinished, lambda event: attempts.append(-1))
+        limits = [cs.GlobalConstraint("two", "task:nap", "concurrency", {"limit": 2})]
+        constraints = limits if name == "limit" else []
+        engine = cs.Engine(bus=bus, system_resources={"gpu": 2}, constraints=constraints)
+        engine.fused_tier = FusedTier(0)
+        for definition in resources(living):
+            engine.register(definition)
+        everybody = {task.id for task in anyio.get_running_tasks()}
+        outcomes = set()
+        for time in (0, 0.5, 1, 1.5, 2, 3):
+            for ticks in range(TICKS):
+                del started[:], finished[:], attempts[:]
+                status = await cancel_natively(engine, PROGRAMS[name](), use_vm, time, ticks)
+                outcomes.add(status)
+                assert finished == [status] * len(started), (time, ticks)
+                assert {task.id for task in anyio.get_running_tasks()} == everybody
+                assert living == []
+                assert sum(attempts) == 0
+                found = engine.constraints.statistics()
+                assert found.parked == 0
+                assert found.free["gpu"] == 2
+        return outcomes
+
+    assert "Cancelled" in anyio.run(program, backend_options=virtual_time("asyncio"))
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "wait_for"])
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("what", ["awaits", "suppresses", "raises", "loops"])
+def test_every_way_of_asyncio_cancels_a_run(use_vm, how, alone, what, caplog):
+    """Whatever its tasks make of the CancelledError: the run is cancelled, once."""
+    caplog.set_level(logging.CRITICAL, "cascade")
+    finished = []
+
+    @cs.task
+    async def node():
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            if what == "suppresses":
+                return "suppressed"
+            if what == "raises":
+                raise ValueError("instead") from None
+            raise
+
+    @cs.task
+    async def step(n):
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            pass
+        return cs.Jump("again", n + 1)
+
+    async def program():
+        bus = cs.MessageBus()
+        bus.subscribe(cs.RunFinished, lambda event: finished.append(event.status))
+        target = node()
+        if what == "loops":
+            target = step(0)
+            cs.bind(target, cs.select_jump({"again": target}))
+        run = cs.run_async(target if alone else [target, node()], use_vm=use_vm, bus=bus)
+        if how == "wait_for":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(run, 1)
+        elif how == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await run
+            assert asyncio.current_task().cancelling() == 0
+        else:
+            task = asyncio.create_task(run)
+            await asyncio.sleep(1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    anyio.run(program, backend_options=virtual_time("asyncio"))
+    assert finished == ["Cancelled"]
+
+
+@pytest.mark.parametrize("name", ["fails", "fails beside", "retries", "succeeds", "nested"])
+def test_a_run_in_a_task_that_was_cancelled_before(use_vm, name):
+    """A run that cleans up after a cancellation is itself not cancelled: it runs and fails."""
+
+    @cs.task
+    async def fails():
+        await asyncio.sleep(0)
+        raise ValueError("while cleaning up")
+
+    @cs.task
+    async def flaky(attempts):
+        await asyncio.sleep(0)
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise ValueError
+        return len(attempts)
+
+    @cs.task
+    async def nested():
+        with pytest.raises(ValueError, match="cleaning"):
+            await cs.run_async(fails(), use_vm=use_vm)
+        await asyncio.sleep(0)
+        raise ValueError("cleaning, outside")
+
+    targets = {
+        "fails": fails,
+        "fails beside": lambda: [fails(), fails()],
+        "retries": lambda: flaky([]).with_retry(3),
+        "succeeds": lambda: flaky([1, 1]),
+        "nested": nested,
+    }
+    outcomes = []
+
+    async def cleans_up():
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            try:
+                outcomes.append(await cs.run_async(targets[name](), use_vm=use_vm))
+            except ValueError as error:
+                outcomes.append(str(error))
+            raise
+
+    async def program():
+        task = asyncio.create_task(cleans_up())
+        await asyncio.sleep(1)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert done
+        assert task.cancelled()
+
+    anyio.run(program, backend_options=virtual_time("asyncio"))
+    expected = {"retries": 3, "succeeds": 3, "nested": "cleaning, outside"}
+    assert outcomes == [expected.get(name, "while cleaning up")]
+
+
+def test_a_run_cancelled_again_while_it_cleans_up(use_vm):
+    """A cancellation that comes during such a run cancels it."""
+    log = []
+
+    @cs.task
+    async def sleeps():
+        log.append("begins")
+        await asyncio.sleep(10)
+
+    async def cleans_up():
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            await cs.run_async(sleeps(), use_vm=use_vm)
+            log.append("never")
+
+    async def program():
+        task = asyncio.create_task(cleans_up())
+        for _ in range(2):
+            await asyncio.sleep(1)
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    anyio.run(program, backend_options=virtual_time("asyncio"))
+    assert log == ["begins"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_native_cancellation_waits_for_threads(use_vm, count):
+    """A thread cannot be interrupted: the run ends when its function has returned."""
+    goes_on = threading.Event()
+    log = []
+
+    @cs.task(mode="thread")
+    def works():
+        goes_on.wait(10)
+        log.append("returned")
+
+    async def program():
+        targets = [works() for _ in range(count)]
+        task = asyncio.create_task(cs.run_async(targets, use_vm=use_vm))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+        goes_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert log == ["returned"] * count
+
+    asyncio.run(program())

@@ -148,12 +148,19 @@ class FusedRoutine:
     def adapt(self, batch: int, took: float) -> int:
         """How many iterations to do at a time, now that `batch` of them took so many seconds."""
         each = took / batch
-        if each > QUICK and self.calls > 1 and not self.is_slow:
-            self.is_slow = True
-            self._quick_calls = 0
+        self._tell_each(each)
         affordable = int(QUICK / each) if each > 0 else self.full
         self.batch = max(1, min(self.full, 4 * batch, affordable))
         return self.batch
+
+    def tell_left(self, begun: int, took: float) -> None:
+        """The code was left, so many seconds after the first of `begun` iterations had begun."""
+        self._tell_each(took / begun)
+
+    def _tell_each(self, each: float) -> None:
+        if each > QUICK and self.calls > 1 and not self.is_slow:
+            self.is_slow = True
+            self._quick_calls = 0
 
     def turns(self, batch: int, done: int, most: int) -> tuple[tuple[int, ...], int]:
         """The next batch, and after how many iterations in all to ask again."""
@@ -451,6 +458,7 @@ class _Iteration:
         awaits = "await " if isinstance(row, isa.Await) else ""
         text = f"r{row.dst} = {awaits}{task}({self._arguments(row)})"
         self._line(text, self._comments[pc])
+        self._pc = -1  # what raises from here on is no attempt of the task
 
     def _emit_call(self, pc: int, row: isa.Invocation) -> None:
         self._call(pc, row)

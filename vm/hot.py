@@ -153,7 +153,7 @@ class HotCode:
                 return
             finally:
                 watch.leave(linked)
-            if not self._goes_on(pc, left):
+            if not self._goes_on(pc, left, linked):
                 return
             if self._is_anothers_turn(linked) or perf_counter() >= self._machine.run.slice_end:
                 self._machine.run.enqueue(self)
@@ -178,7 +178,7 @@ class HotCode:
                 return
             finally:
                 watch.leave(linked)
-            if not self._goes_on(pc, left):
+            if not self._goes_on(pc, left, linked):
                 return
             if self.is_mixed and self._is_anothers_turn(linked):
                 self._machine.run.enqueue(self)
@@ -205,8 +205,10 @@ class HotCode:
         if given is None:
             return None
         turns, limit = fused.turns(fused.batch, 0, most)
-        values = (turns, limit, machine.run.slice_end, most, *given)
-        return self._linked(), values
+        linked = self._linked()
+        if fused.is_slow:
+            linked.forget()
+        return linked, (turns, limit, machine.run.slice_end, most, *given)
 
     def _linked(self) -> Linked:
         machine, fused = self._machine, self._fused
@@ -240,17 +242,23 @@ class HotCode:
 
     # Leaving
 
-    def _goes_on(self, pc: int | None, left: dict[str, Any]) -> bool:
+    def _goes_on(self, pc: int | None, left: dict[str, Any], linked: Linked) -> bool:
         """Whether fused code has another iteration; else the interpreter has taken over."""
         if pc is None:
             self._count(left["done"])
             self._paused(left)
             return True
         self._count(left["done"] + left["i"])
-        if self._follows(pc, left):
+        self._fused.tell_left(left["i"] + 1, perf_counter() - left["last"])
+        if self._is_told(pc, linked) and self._follows(pc, left):
             return True
         self._leave(pc, left)
         return False
+
+    def _is_told(self, pc: int, linked: Linked) -> bool:
+        """Whether all who have to hear how the call of row `pc` ended have heard it."""
+        site = self._sites.get(pc)
+        return linked.version == self._machine.watch.version if site is None else site.is_told
 
     def _count(self, iterations: int) -> None:
         self._trampoline.count(self._counts_steps(), iterations)

@@ -323,11 +323,8 @@ class Frame(PlannedEvaluation):
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
         self._on_end = on_end
         straight = self.program.straight
-        if (
-            straight is not None
-            and not self._overrides
-            and self._machine.may_run(straight.task_names)
-        ):
+        is_own = not self._overrides  # straight rows have the target's own arguments
+        if straight is not None and is_own and self._machine.may_run(straight.task_names):
             self._machine.run.enqueue(StraightRun(self._machine, self, straight))
             return
         fired = self._machine.fired

@@ -72,10 +72,10 @@ def _stop(structure: Structure, routine: Routine) -> int:
     held: dict[int, int] = {}
     stop = len(routine.code) - 1
     for pc, row in enumerate(routine.code):
-        needs = max((held[register] for register in row.reads()), default=-1)
-        if row.at != 0:
-            stop = min(stop, pc)  # what opens its region may stand below
+        if row.at:  # what opens its region may come further down
+            stop = min(stop, pc)
         elif not _is_straight(structure, row):
+            needs = max((held[register] for register in row.reads()), default=-1)
             stop = min(stop, needs + 1)
         if isinstance(row, isa.Producer):
             held[row.dst] = pc

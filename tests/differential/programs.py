@@ -434,9 +434,6 @@ class Drawing:
         target = self.target(is_expression)
         if is_expression:
             return Program(self.flavour, tuple(self.nodes), target, tuple(self.subs))
-        if {"flaky", "loop"} <= self.features and self.flavour != "inline":
-            self.nodes = [isolated(node) for node in self.nodes]
-            self.mark("resource")
         registered = any(f in self.features for f in ("tail target", "tail overrides"))
         if registered:
             self.level = 2
@@ -456,6 +453,9 @@ class Drawing:
         executes = self.chance(4)
         if executes:
             self.mark("executor")
+        if {"flaky", "loop"} <= self.features and (executes or self.flavour != "inline"):
+            self.nodes = [isolated(node) for node in self.nodes]
+            self.mark("resource")
         if self.chance(2):
             self.cycle()
         forbids = "expression" in self.features and self.chance(6)
