@@ -115,7 +115,9 @@ class Processor:
         self._gate = run.engine.gate
         self._executor = run.engine.executor
         self._flights: dict[tuple[int, bytes], _Flight] = {}
-        self._clock = current_token().backend_class.current_time  # anyio.current_time() of this loop
+        self._clock = (
+            current_token().backend_class.current_time
+        )  # anyio.current_time() of this loop
 
     def is_direct(self, call: Call) -> bool:
         """Whether the driver may carry it out on the spot: an inline sync call, no detours."""

@@ -249,7 +249,9 @@ class _Iteration:
         self.calls = sum(isinstance(row, isa.Invocation) for row in routine.code)
         self.task_names = tuple(
             dict.fromkeys(
-                self._slots[row.site].name for row in routine.code if isinstance(row, isa.Invocation)
+                self._slots[row.site].name
+                for row in routine.code
+                if isinstance(row, isa.Invocation)
             )
         )
         self.may_skip = any(isinstance(row, isa.Branch | isa.Choose) for row in routine.code)
@@ -663,7 +665,9 @@ class _Expression(_Iteration):
         for index in todo:  # grows, and ends: what a call needs has a lower index
             todo += self._emit_match(pc, self._slots[index], names)
         if not self._is_path():
-            with self._block(f"if len({{{', '.join(f'id({n})' for n in names.values())}}}) != {len(names)}:"):
+            with self._block(
+                f"if len({{{', '.join(f'id({n})' for n in names.values())}}}) != {len(names)}:"
+            ):
                 self._line(f"return {pc}, locals()")
         for number in self.literals:
             self._line(f"k{number} = n{number}")
@@ -677,7 +681,9 @@ class _Expression(_Iteration):
             lazy = "" if slot.index == self.routine.root else f"{name}.__class__ is not lazy or "
             parameters = slot.task.parameters
             keywords = f" or {name}.kwargs" if parameters.has_keywords else ""
-            test = f"{lazy}{name}.task is not x{slot.index} or {name}.policies is not None{keywords}"
+            test = (
+                f"{lazy}{name}.task is not x{slot.index} or {name}.policies is not None{keywords}"
+            )
             parts = f"{name}.args"
             is_sure = not parameters.has_positionals
         else:
@@ -692,9 +698,7 @@ class _Expression(_Iteration):
         for position, ref in enumerate(refs):
             if ref < 0:
                 targets.append(f"n{~ref}")
-                checks.append(
-                    f"n{~ref}.__class__ is not d{~ref} and not literal({~ref}, n{~ref})"
-                )
+                checks.append(f"n{~ref}.__class__ is not d{~ref} and not literal({~ref}, n{~ref})")
             elif ref in names:
                 targets.append(f"s{slot.index}_{position}")
                 checks.append(f"s{slot.index}_{position} is not {names[ref]}")

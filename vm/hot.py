@@ -398,9 +398,7 @@ class HotExpression(HotCode):
         if left is not None:
             self._data = self._fused.data(left)
         structure = self._program.plan.structure
-        frame = self._machine.evaluation(
-            structure, structure.root, self._data, self._trampoline
-        )
+        frame = self._machine.evaluation(structure, structure.root, self._data, self._trampoline)
         self._trampoline.returned = frame
         return frame
 

@@ -262,11 +262,7 @@ class Machine(Strategy):
             program.heat += len(program.steps)
             if program.heat >= engine.fused_tier.hot_after and engine.executor is None:
                 fused = program.fused = fused_or_reason(program)
-        return (
-            isinstance(fused, FusedRoutine)
-            and fused.accepts(overrides)
-            and self.may_fuse(fused)
-        )
+        return isinstance(fused, FusedRoutine) and fused.accepts(overrides) and self.may_fuse(fused)
 
     def may_fuse(self, fused: FusedRoutine) -> bool:
         """Whether fused code may run, with its calls observed if it has to be."""
@@ -468,9 +464,7 @@ class Frame(PlannedEvaluation):
             self._machine.run.activity.started(call.slot.name, 1)
         return call
 
-    def raised(
-        self, row: isa.Instruction, error: BaseException, site: Site | None = None
-    ) -> None:
+    def raised(self, row: isa.Instruction, error: BaseException, site: Site | None = None) -> None:
         """What other code than the interpreter did for the row has raised `error`."""
         if isinstance(row, isa.Invocation):
             call = self._begun(row, site)

@@ -83,7 +83,9 @@ def ran(
                 recorder.failed(error)
                 if not isinstance(error, Exception | KeyboardInterrupt):
                     raise
-        seen = recorder.settled(engine_options.get("system_resources", {}) if engine_options else {})
+        seen = recorder.settled(
+            engine_options.get("system_resources", {}) if engine_options else {}
+        )
         assert not seen.left
         return Ran(outcome, world.log, engine.statistics(), seen if observed else None)
 
