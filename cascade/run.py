@@ -54,9 +54,10 @@ class Stretch(Protocol):
     that it goes only while nothing else is going on, and is otherwise left to the interpreter.
     """
 
-    place: Place
-    rank: int
-
+    @property
+    def place(self) -> Place: ...
+    @property
+    def rank(self) -> int: ...
     @property
     def is_async(self) -> bool: ...
     @property

@@ -3,8 +3,8 @@
 Most targets are calls of calls: no policies, no pure tasks to be merged, plain lists around. For
 these a walk that only notes tasks, arities and sharing tells structures apart as well as `read`
 does, at a fraction of its cost: the sketch of a target that was read before leads to its structure,
-and a permutation takes the literals from the order of the sketch to that of the structure. Any other
-target has no sketch and is read.
+and a permutation takes the literals from the order of the sketch to that of the structure. Any
+other target has no sketch and is read.
 
 A sketch is in pre-order: for a call its Task and the number of arguments, for a list or tuple its
 type and length, for what was met before its number, and None for a literal.
@@ -110,4 +110,5 @@ def _literal_refs(target: Any, reading: Reading, structure: Structure) -> Iterat
         slot = structure.slots[reading.slot_of(current)]
         is_call = current.__class__ is LazyResult
         refs = slot.args if is_call else slot.members
-        stack.extend(zip(reversed(current.args if is_call else current), reversed(refs)))
+        parts = current.args if is_call else current
+        stack.extend(zip(reversed(parts), reversed(refs), strict=True))

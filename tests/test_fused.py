@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import linecache
 import traceback
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -630,6 +631,39 @@ def test_a_loop_with_awaits_lets_others_go_first(backend):
         return [waits(1), loop_of(step(co(1), 0))]
 
     agree(make, backend)
+
+
+def test_an_invariant_that_a_later_run_has_not_got_yet(backend):
+    """A second run finds the code, and has the interpreter get what is not there yet."""
+    calls: list[Any] = []
+
+    @cs.task(pure=True)
+    def pure(x):
+        calls.append(("pure", x))
+        return x
+
+    @cs.task
+    def ping(n):
+        calls.append(n)
+        return cs.Jump("b", {"n": n + 1})
+
+    @cs.task
+    def pong(x, n):
+        calls.append(n)
+        return cs.Jump("a", n + 1) if n < 9 else n
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+        for _ in range(3):
+            calls.clear()
+            one, two = ping(0), pong(pure(pure(5)), 0)
+            cs.bind(one, cs.select_jump({"b": two}))
+            cs.bind(two, cs.select_jump({"a": one}))
+            assert await engine.run(one, use_vm=True) == 9
+            assert calls == [0, ("pure", 5), ("pure", 5), *range(1, 10)]
+
+    anyio.run(main, backend=backend)
 
 
 # What a call may come to
@@ -1266,11 +1300,91 @@ def test_another_run_changes_the_constraints(backend, use_vm):
     assert len(both) == 82
     assert not [time for time in both if 3.1 < time < 8.1]
     limited = [time for time in both if time > 9.5]
-    gaps = [b - a for a, b in zip(limited, limited[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(limited)]
     assert min(gaps) >= 0.25
     found = engine.constraints.statistics()
     assert not found.parked
     assert all(not each.running for each in found.constraints.values())
+
+
+def test_whose_time_has_come_goes_before_the_next_call(backend, use_vm):
+    """A rate's waiter that is due when the loop asks the gate is not put off by fused code."""
+    order: list[Any] = []
+
+    @cs.task
+    def waits(x):
+        order.append("waits")
+        return x
+
+    @cs.task
+    def limited(x):
+        order.append("limited")
+        end = perf_counter() + 0.012
+        while perf_counter() < end:
+            pass
+        return x
+
+    @cs.task
+    def free(x):
+        order.append("free")
+        return x
+
+    @cs.task
+    def step(m, n):
+        return cs.Jump("again", {"n": n + 1}) if n < 12 else m
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+        engine.constraints.limit_concurrency("task:limited", 1)
+        engine.constraints.limit_rate("task:waits", 50, burst=1)
+        target = [waits(1), waits(2), loop_of(step(free(free(limited(1))), 0))]
+        await engine.run(target, use_vm=use_vm)
+
+    anyio.run(main, backend=backend)
+    at = order.index("waits", 1)
+    assert order[0] == "waits"
+    assert at < 12  # the third time that the loop asks, 20 ms have passed
+    assert order.count("waits") == 2
+
+
+@pytest.mark.parametrize("change", ["limit", "subscribe", "fail"])
+def test_a_change_while_a_loop_gives_way(backend, change):
+    """An async loop that never suspends sees what others change between its slices."""
+    heard: list[Any] = []
+    seen = [False]
+
+    @cs.task
+    async def step(n):
+        if n > 500_000:
+            raise AssertionError("nobody was heard")
+        return n if seen[0] and len(heard) != 1 else cs.Jump("again", n + 1)
+
+    @cs.task
+    async def sibling():
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        if change == "fail":
+            raise ValueError("ends it")
+        if change == "subscribe":
+            engine.bus.subscribe(cs.TaskExecutionStarted, heard.append)
+        else:
+            engine.constraints.limit_concurrency("task:step", 1)
+        seen[0] = True
+
+    engine = cs.Engine()
+    engine.fused_tier = FusedTier(0)
+
+    async def main():
+        await engine.run([loop_of(step(0)), sibling()], use_vm=True)
+
+    if change == "fail":
+        with pytest.raises(ValueError, match="ends it"):
+            anyio.run(main, backend=backend)
+    else:
+        anyio.run(main, backend=backend)
+        assert engine.statistics().fused_exits >= 1
+    assert engine.statistics().fused_entries
 
 
 # Events
@@ -1278,7 +1392,7 @@ def test_another_run_changes_the_constraints(backend, use_vm):
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_each_attempt_that_starts_is_told_to_finish_once(backend, kind):
-    """Under observation each Started has one Finished, later, with a duration that is not below 0."""
+    """Under observation each Started has one Finished, later, with a duration of 0 or more."""
     events: list[Any] = []
 
     def make(world):

@@ -13,7 +13,6 @@ that may have changed it empties the guards of the code that runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from sys import maxsize
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -181,9 +180,6 @@ class HotCode:
                 watch.leave(linked)
             if not self._goes_on(pc, left, linked):
                 return
-            if self.is_mixed and self._is_anothers_turn(linked):
-                self._machine.run.enqueue(self)
-                return
             await self._machine.run.give_way()
         self.interpret()
 
@@ -244,7 +240,7 @@ class HotCode:
     # Leaving
 
     def _goes_on(self, pc: int | None, left: dict[str, Any], linked: Linked) -> bool:
-        """Whether there is another iteration for fused code; else the interpreter has taken over."""
+        """Whether fused code has another iteration to do; else the interpreter has taken over."""
         if pc is None:
             self._count(left["done"])
             self._paused(left)

@@ -211,10 +211,12 @@ class Machine(Strategy):
 
     # The fused tier
 
-    async def execute_loaded(self, *target: Any) -> Any:
+    async def execute_loaded(
+        self, structure: Structure, data: tuple[Any, ...], params: Mapping[str, Any], name: str
+    ) -> Any:
         """Compute a target that is loaded."""
         try:
-            return await super().execute_loaded(*target)
+            return await super().execute_loaded(structure, data, params, name)
         finally:
             if self._watch is not None:
                 self._watch.close()

@@ -31,6 +31,7 @@ class NamedCall(Call):
     """A call whose id is known: it is told of in each iteration."""
 
     __slots__ = ("known_id",)
+    known_id: str
 
     @property
     def task_id(self) -> str:

@@ -45,7 +45,7 @@ Cells = list[Any]
 class StraightCode:
     """The straight rows of a routine, linked: for each its kind, what to call, operands, target."""
 
-    __slots__ = ("stop", "steps", "task_names")
+    __slots__ = ("steps", "stop", "task_names")
 
     def __init__(self, steps: list[Step], stop: int, task_names: tuple[str, ...]) -> None:
         self.steps = steps
@@ -63,7 +63,7 @@ class StraightCode:
         if len(calls) < FEWEST:
             return None
         names = dict.fromkeys(structure.slots[row.site].name for row in calls)
-        steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined]
+        steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined, arg-type]
         return StraightCode(steps, stop, tuple(names))
 
 
@@ -97,10 +97,10 @@ def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
         if len(row.args) == 1 and not row.kwargs:
             return _ONE, function, row.args[0], row.dst
         if len(row.args) > 1 and not row.kwargs:
-            return _MANY, function, itemgetter(*row.args), row.dst  # type: ignore[arg-type]
+            return _MANY, function, itemgetter(*row.args), row.dst
         return _OTHER, _called(function, row.args, row.kwargs), None, row.dst
     if slot.kind is LIST and not slot.data and len(row.members) > 1:
-        return _BUILT, _listed(itemgetter(*row.members)), None, row.dst  # type: ignore[arg-type]
+        return _BUILT, _listed(itemgetter(*row.members)), None, row.dst
     return _BUILT, _built(slot, row.members), None, row.dst
 
 
@@ -146,7 +146,7 @@ class StraightRun:
     def rank(self) -> int:
         """That of the row to come: rows above it are done."""
         row = self._frame.program.routine.code[self._next]
-        return self._frame.rank(row.site)  # type: ignore[attr-defined, no-any-return]
+        return self._frame.rank(row.site)  # type: ignore[attr-defined]
 
     async def carry_out_async(self) -> None:
         raise AssertionError("straight rows are inline calls")
