@@ -1,9 +1,9 @@
 """Cancellation at every point: a run leaves nothing behind (section 11)."""
 
 import asyncio
-
 import logging
 import threading
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -305,10 +305,8 @@ def test_every_way_of_asyncio_cancels_a_run(use_vm, how, alone, what, caplog):
 
     @cs.task
     async def step(n):
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.sleep(0.01)
-        except asyncio.CancelledError:
-            pass
         return cs.Jump("again", n + 1)
 
     async def program():

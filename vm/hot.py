@@ -180,9 +180,6 @@ class HotCode:
                 watch.leave(linked)
             if not self._goes_on(pc, left, linked):
                 return
-            if self.is_mixed and self._is_anothers_turn(linked):
-                self._machine.run.enqueue(self)
-                return
             await self._machine.run.give_way()
         self.interpret()
 
