@@ -12,18 +12,19 @@ known only where it is a literal.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Generator, Iterable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, Literal
 
-from cascade.constraints import Exact, checked_capacity, exact
+from cascade.constraints import Exact, GlobalConstraint, checked_capacity, exact, parse_scope
 from cascade.errors import CascadeError, did_you_mean
+from cascade.expressions import Expression
 from cascade.inputs import Inputs
 from cascade.plan import Plan, inputs_of
 from cascade.resources import ResourceDefinition, ResourceRegistry
 from cascade.sources import Jumps, Waits, jumps_of, waits_of
 from cascade.structure import ROUTER, TASK, Ref, Slot, Structure, read
-from cascade.task import Task
+from cascade.task import BoundTask, Task
 
 Severity = Literal["error", "warning", "hint"]
 
@@ -47,10 +48,12 @@ def check(
     *,
     resources: Iterable[ResourceDefinition] = (),
     capacity: Mapping[str, float] | None = None,
+    constraints: Iterable[GlobalConstraint] = (),
 ) -> list[Finding]:
     """All findings about `target`, errors first, else in plan order.
 
-    `capacity` is the `system_resources` of a run. Raises `ValueError` for one out of range.
+    `capacity` is the `system_resources` of a run, `constraints` are its limits. Raises
+    `ValueError` for a capacity or a scope that no engine would take.
 
     >>> import cascade as cs
     >>> @cs.task
@@ -70,15 +73,29 @@ def check(
         *checks.inputs(),
         *checks.resources(resources),
         *checks.demands(capacity or {}, capacities),
+        *checks.idle_limits(capacity or {}, constraints),
         *checks.skips(),
         *checks.routers(),
         *checks.jumps(),
         *checks.routes(),
         *checks.endless_loops(),
+        *checks.literals(),
         *checks.waits(),
     ]
     order = ("error", "warning", "hint")
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def check_limits(
+    target: Any, capacity: Mapping[str, float], constraints: Iterable[GlobalConstraint]
+) -> list[Finding]:
+    """Limits that limit nothing, as far as the tasks are known before anything runs."""
+    try:
+        reading = read(target)
+        structure = Structure(reading.key)
+    except CascadeError:  # a cycle
+        return []
+    return list(_Checks(structure, reading.data).idle_limits(capacity, constraints))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +168,22 @@ class _Checks:
                 if kind is not None and name in capacity and exact(amount) > capacity[name]:
                     message = f"it takes {name}={amount}, more than there is ({given[name]})"
                     yield Finding("error", where, message)
+
+    def idle_limits(
+        self, capacity: Mapping[str, float], constraints: Iterable[GlobalConstraint]
+    ) -> Iterator[Finding]:
+        """Capacity that no task takes, and scopes that no task is in."""
         taken = {name for slot, _ in self._ids() for name, _, _ in slot.amounts}
-        for name in given:
+        for name in capacity:
             if name not in taken:
                 message = f"no task of it takes the capacity {name!r}{did_you_mean(name, taken)}"
+                yield Finding("hint", "the target", message)
+        names = {slot.name for slot, _ in self._ids()}
+        for constraint in constraints:
+            matches = parse_scope(constraint.scope)
+            if not any(matches(name) for name in names):
+                near = did_you_mean(constraint.scope, [f"task:{name}" for name in names])
+                message = f"no task of it is in the scope {constraint.scope!r}{near}"
                 yield Finding("hint", "the target", message)
 
     def skips(self) -> Iterator[Finding]:
@@ -299,6 +328,22 @@ class _Checks:
             told = self._told[slot.task] = jumps_of(slot.task.func)
         return told
 
+    def literals(self) -> Iterator[Finding]:
+        """Arguments that were meant to be computed, and are passed on as they are."""
+        for slot, where in self._ids():
+            for name, ref in self._arguments(slot):
+                told = None if ref >= 0 else _uncomputed(self._data[~ref])
+                if told is not None:
+                    yield Finding("hint", where, f"its {name} {told}")
+
+    def _arguments(self, slot: Slot) -> Iterator[tuple[str, Ref]]:
+        """Each argument by the name of its parameter."""
+        positional = slot.task.parameters.positional
+        for position, ref in enumerate(slot.args):
+            known = position < len(positional)
+            yield (positional[position] if known else f"argument {position + 1}"), ref
+        yield from slot.kwargs
+
     def waits(self) -> Iterator[Finding]:
         """Tasks that hold the event loop, and tasks that may wait for ever; each is told once."""
         seen: set[tuple[Task[..., Any], bool]] = set()
@@ -311,6 +356,28 @@ class _Checks:
                 yield from _calls(slot.task, waits, where)
             seen.add((slot.task, bounded))
             yield from _bounds(slot, waits, where)
+
+
+def _uncomputed(literal: object) -> str | None:
+    """What is wrong with `literal` if an expression was meant, itself or as a member."""
+    if isinstance(literal, set | frozenset):
+        if any(isinstance(member, Expression) for member in literal):
+            return "is a set with an expression in it, which is not computed; write a list"
+        return None
+    if is_dataclass(literal) and not isinstance(literal, type):
+        values = [getattr(literal, each.name, None) for each in fields(literal)]
+        if any(isinstance(value, Expression) for value in values):
+            return "is a dataclass with an expression in it, which is not computed"
+        return None
+    if isinstance(literal, Generator):
+        return "is a generator, in which expressions are not computed; write a list"
+    plain = literal.values() if isinstance(literal, dict) else literal
+    for each in plain if isinstance(plain, list | tuple | ValuesView) else (literal,):
+        if isinstance(each, Task | BoundTask):
+            return f"has {each!r} in it, a task that was not called; write {each.name}(...)"
+        if isinstance(each, Coroutine):
+            return f"has {each.__qualname__}(...) in it, a coroutine, which nobody awaits"
+    return None
 
 
 def _calls(task: Task[..., Any], waits: Waits, where: str) -> Iterator[Finding]:

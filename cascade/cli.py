@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from cascade import options
-from cascade.checks import check
+from cascade.checks import check, check_limits
 from cascade.compiler import disassemble
 from cascade.doctor import examine
 from cascade.engine import run_async
@@ -72,9 +72,19 @@ def cli(context: click.Context) -> None:
 @options.target
 @options.params
 @click.option("--vm", "use_vm", is_flag=True, help="Run it on the virtual machine.")
-@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio")
+@click.option(
+    "--backend",
+    type=click.Choice(["asyncio", "trio"]),
+    default="asyncio",
+    show_default=True,
+    help="The event loop.",
+)
 @options.limits
-@click.option("--progress/--quiet", default=None, help="Show how it goes, as on a terminal.")
+@click.option(
+    "--progress/--quiet",
+    default=None,
+    help="Show how it goes, as on a terminal. --quiet: neither that nor hints.",
+)
 @click.option("--events", metavar="FILE", help="Write each event to it, a line of JSON.")
 @click.option("--trace", metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
 @click.option("--report", metavar="FILE", help="Write a page of HTML about the run.")
@@ -93,14 +103,18 @@ def run(
 ) -> int:
     """Run a target and print its value, as JSON where it can be."""
     params = given_params(loaded.target, pairs)
+    capacity, constraints = options.capacity_of(limit), options.constraints_of(rate, concurrency)
+    if progress is not False:
+        for finding in check_limits(loaded.target, capacity, constraints):
+            click.echo(str(finding), err=True)
     bus = MessageBus()
     main = partial(
         run_async,
         loaded.target,
         params=params,
         use_vm=use_vm,
-        system_resources=options.capacity_of(limit),
-        constraints=options.constraints_of(rate, concurrency),
+        system_resources=capacity,
+        constraints=constraints,
         resources=loaded.resources,
         bus=bus,
         progress=_shows_progress(progress),
@@ -157,17 +171,30 @@ def _shown(value: Any) -> str:
 def plan(
     loaded: Loaded, limit: dict[str, str], rate: dict[str, str], concurrency: dict[str, str]
 ) -> None:
-    """Show what would run, in plan order, and under which conditions and limits."""
+    """List what would run, and under what.
+
+    Each task in plan order, with its conditions, inputs, policies and limits.
+    """
     constraints = options.constraints_of(rate, concurrency)
     click.echo(outline(loaded.target, constraints, options.capacity_of(limit)))
 
 
 @cli.command(cls=options.TargetCommand)
 @options.target
-@click.option("--format", "kind", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid")
-@click.option("-o", "--output", metavar="FILE", help="Write it there instead of printing it.")
-def graph(loaded: Loaded, kind: str, output: str | None) -> None:
-    """Draw a target: what it computes, what needs what, and what decides."""
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["mermaid", "dot", "svg"]),
+    help="By default that of the FILE's name, else mermaid.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Write it there, such as flow.svg.")
+def graph(loaded: Loaded, kind: str | None, output: str | None) -> None:
+    """Draw a target, before anything runs.
+
+    It shows what a target computes, what needs what, and what decides: for Mermaid, for Graphviz
+    (dot), or as an SVG image.
+    """
+    kind = kind or _kind_of(output)
     try:
         picture = visualize(loaded.target)
     except ValueError as error:  # too large, or a circle
@@ -180,24 +207,41 @@ def graph(loaded: Loaded, kind: str, output: str | None) -> None:
         Path(output).write_text(f"{drawn}\n", encoding="utf-8")
 
 
+def _kind_of(output: str | None) -> str:
+    """The format that the name of a file asks for."""
+    suffix = "" if output is None else Path(output).suffix.lower()
+    kinds = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
+    if suffix in (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html"):
+        raise LoadError(
+            f"cannot draw {suffix} (for {output!r}); write -o FILE.svg, which browsers show, or "
+            f"-o FILE.dot, of which Graphviz makes others"
+        )
+    return kinds.get(suffix, "mermaid")
+
+
 @cli.command(cls=options.TargetCommand)
 @options.target
 @click.option("--fused", is_flag=True, help="The Python code that stands for hot loops.")
 def dis(loaded: Loaded, fused: bool) -> None:
-    """Show the instructions of a target for the virtual machine."""
+    """List a target's instructions for the virtual machine."""
     click.echo(disassemble(loaded.target, fused=fused))
 
 
 @cli.command("check", cls=options.TargetCommand)
 @options.target
-@options.limit
-def check_command(loaded: Loaded, limit: dict[str, str]) -> int:
-    """Report what is wrong with a target, without running it; exit code 1 for an error.
+@options.limits
+def check_command(
+    loaded: Loaded, limit: dict[str, str], rate: dict[str, str], concurrency: dict[str, str]
+) -> int:
+    """Report what is wrong with a target.
 
-    Errors and warnings are certain; hints may be meant as they are.
+    It runs no task. Errors and warnings are certain; hints may be meant as they are. The exit code
+    is 1 for an error.
     """
-    capacity = options.capacity_of(limit)
-    found = check(loaded.target, resources=loaded.resources, capacity=capacity)
+    capacity, constraints = options.capacity_of(limit), options.constraints_of(rate, concurrency)
+    found = check(
+        loaded.target, resources=loaded.resources, capacity=capacity, constraints=constraints
+    )
     for finding in found:
         click.echo(str(finding))
     if not found:
@@ -216,7 +260,10 @@ def agree(
     rate: dict[str, str],
     concurrency: dict[str, str],
 ) -> int:
-    """Run a target under both strategies on both event loops, in virtual time, and compare."""
+    """Run a target in four ways and compare.
+
+    Under both strategies on both event loops, in virtual time. The exit code is 1 if they differ.
+    """
     from cascade.testing import assert_strategies_agree  # late: it loads trio
 
     params = given_params(loaded.target, pairs)

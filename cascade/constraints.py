@@ -121,6 +121,8 @@ def checked_amount(task_name: str, resource: str, value: object) -> Exact:
 
 def checked_capacity(resources: Mapping[str, object] | None) -> dict[str, Exact]:
     """The exact capacities of `system_resources`, each a finite number not below 0."""
+    if resources is not None and not isinstance(resources, Mapping):
+        raise TypeError(f"system_resources={resources!r} must be a dict of amounts by name")
     capacities: dict[str, Exact] = {}
     for name, value in (resources or {}).items():
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from cascade.expressions import NOTHING
+from cascade.expressions import NOTHING, check_target
 from cascade.graph import needs
 from cascade.inputs import Env
 from cascade.plain import plain, type_name
@@ -39,6 +39,7 @@ def to_json(target: Any) -> dict[str, Any]:
     >>> told["edges"][0]
     {'source': 'add#0', 'target': 'add#1', 'kind': 'data', 'argument': 'x'}
     """
+    check_target(target)
     reading = read(target)
     return _Description(Structure(reading.key), reading.data).told()
 

@@ -15,7 +15,7 @@ from anyio.lowlevel import current_token
 from cascade.compiler import BlueprintBuilder
 from cascade.constraints import ConstraintManager, GlobalConstraint
 from cascade.events import MessageBus
-from cascade.expressions import Expression
+from cascade.expressions import Expression, check_target
 from cascade.gate import Gate
 from cascade.interpreter import GraphExecutionStrategy
 from cascade.plan import PlanCache
@@ -170,6 +170,7 @@ class Engine:
                 "a state_backend records what the graph strategy does; "
                 "run with use_vm=False, or use an engine without one"
             )
+        check_target(target)
         _check_run(params, max_steps)
         run = Run(self, params, max_steps)
         given = MappingProxyType(dict(params or {}))
@@ -343,7 +344,7 @@ def run(
     if _in_event_loop():
         raise RuntimeError(
             "cs.run starts an event loop, but one is running here; "
-            "write await cs.run_async(target, ...) instead"
+            "write await cs.run_async(target, ...) instead, or return the expression from a task"
         )
 
     async def main() -> Any:

@@ -6,9 +6,10 @@ never have (retry, conditions, routes, ...) lives in one `Policies` object made 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from difflib import get_close_matches
 from enum import Enum
 from fractions import Fraction
 from math import isfinite
@@ -40,6 +41,14 @@ class Nothing(Enum):
 NOTHING: Final = Nothing.NOTHING
 NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
+_CHAIN_METHODS: Final = (
+    "after",
+    "run_if",
+    "with_cache",
+    "with_constraints",
+    "with_retry",
+    "with_timeout",
+)
 
 # Attributes that an expression may lack while it is being made or copied.
 _SLOTS: Final = frozenset({"args", "kwargs", "policies", "task", "constants", "routes", "name"})
@@ -52,6 +61,10 @@ class Expression(Generic[T_co]):
 
     def _described(self) -> str:
         return f"{type(self).__name__}"
+
+    def _instead_of(self, name: str) -> str:
+        """The clause that says what to write instead of the attribute `name`."""
+        return "; a part of its value is taken by a task that gets the value as an argument"
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
@@ -84,8 +97,7 @@ class Expression(Generic[T_co]):
             if name.startswith("__") or name in _SLOTS:
                 raise AttributeError(name)
             raise AttributeError(
-                f"{self._described()} has no attribute {name!r}; a part of its value is taken "
-                "by a task that gets the value as an argument"
+                f"{self._described()} has no attribute {name!r}{self._instead_of(name)}"
             )
 
         def __await__(self) -> NoReturn:
@@ -137,6 +149,15 @@ class Lazy(Expression[T_co]):
 
     def _described(self) -> str:
         return f"the {type(self).__name__} of task {self.task.name!r}"
+
+    def _instead_of(self, name: str) -> str:
+        if name == "map":
+            return f"; a map is made by the task, without a call: {self.task.name}.map(...)"
+        for near_to in (name, f"with_{name}"):
+            near = get_close_matches(near_to, _CHAIN_METHODS, n=1, cutoff=0.8)
+            if near:
+                return f"; did you mean {near[0]!r}?"
+        return super()._instead_of(name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task.name}>"
@@ -412,6 +433,15 @@ class JumpSelector:
 
     def __repr__(self) -> str:
         return f"<JumpSelector {list(self.routes)!r}>"
+
+
+def check_target(target: object) -> None:
+    """Raise `TypeError` for a Task that was meant to be called, and for a coroutine."""
+    _refuse_task(target, "a target")
+    if isinstance(target, Coroutine):
+        raise TypeError(
+            f"{target!r} cannot be a target; make a task of its function and pass a call of that"
+        )
 
 
 def _refuse_task(value: object, where: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cascade.expressions import Expression, Lazy
+from cascade.expressions import Expression, Lazy, check_target
 from cascade.structure import ROUTER, TASK, Ref, Slot, Structure, read
 from cascade.task import Task
 
@@ -71,6 +71,7 @@ def build_graph(target: Any) -> BuiltGraph:
     >>> [node.id for node in built.graph.nodes], built.data
     (['add#0', 'add#1'], (1, 2, 3))
     """
+    check_target(target)
     reading = read(target)
     structure = Structure(reading.key)
     slots = (structure.slots[i] for i in structure.order_from(structure.root).needed)

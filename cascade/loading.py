@@ -154,6 +154,10 @@ def _import_module(name: str) -> ModuleType:
         if not missing or not f"{name}.".startswith(f"{missing}."):
             raise
         parent, _, last = missing.rpartition(".")
+        if parent and hasattr(sys.modules[parent], last):
+            raise LoadError(
+                f"there is no module {missing!r}; did you mean {parent}:{last}?"
+            ) from None
         paths = getattr(sys.modules[parent], "__path__", ()) if parent else None
         others = [each.name for each in pkgutil.iter_modules(paths)]
         raise LoadError(

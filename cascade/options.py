@@ -23,7 +23,14 @@ class TargetCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if all(each.name != "pairs" for each in self.params):
+                raise
+            name = error.option_name.lstrip("-")
+            said = f"{error.format_message()} A parameter of the target is -p {name}=VALUE."
+            raise click.UsageError(said, ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
@@ -85,7 +92,8 @@ def _by_name(
     for pair in pairs:
         name, equals, value = pair.rpartition("=")
         if not equals or not name:
-            raise LoadError(f"{parameter.opts[0]} {pair!r} has no value; write NAME=VALUE")
+            option, form = parameter.opts[0], parameter.metavar
+            raise LoadError(f"{option} {pair!r} has no value; write {option} {form}")
         if name in found:
             raise LoadError(f"{parameter.opts[0]} is given twice for {name!r}")
         found[name] = value

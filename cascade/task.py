@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sized
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Sized
 from enum import Enum
 from inspect import Parameter, Signature
 from typing import (
@@ -20,6 +20,7 @@ from typing import (
     Final,
     Generic,
     Literal,
+    Never,
     ParamSpec,
     TypeVar,
     cast,
@@ -111,7 +112,7 @@ class Task(Generic[P, R]):
         def __call__(self, *args: Any, **kwargs: Any) -> LazyResult[R]: ...
         def __call__(self, *args: Any, **kwargs: Any) -> LazyResult[R]: ...
 
-    def map(self, **iterables: Any) -> MappedLazyResult[R]:
+    def map(self, /, *by_name_only: Never, **iterables: Any) -> MappedLazyResult[R]:
         """The list of the task's values for each item of the iterables, taken together.
 
         Iterables, or expressions that give one, by parameter name, of equal length. An iterator
@@ -125,6 +126,7 @@ class Task(Generic[P, R]):
         >>> cs.run(add.map(x=[1, 2, 3]))
         [11, 12, 13]
         """
+        _refuse_positional(self, by_name_only)
         return _mapped(self, iterables, NO_KWARGS)
 
     def bind_arguments(
@@ -179,8 +181,9 @@ class BoundTask(Generic[R]):
     def __call__(self, *args: Any, **kwargs: Any) -> LazyResult[R]:
         return self.task.__call__(self.instance, *args, **kwargs).as_method()
 
-    def map(self, **iterables: Any) -> MappedLazyResult[R]:
+    def map(self, /, *by_name_only: Never, **iterables: Any) -> MappedLazyResult[R]:
         """As `Task.map`, with the same `self` for every item."""
+        _refuse_positional(self.task, by_name_only, skip=1)
         receiver = {self.task.parameters.positional[0]: self.instance}
         return _mapped(self.task, iterables, receiver).as_method()
 
@@ -462,6 +465,16 @@ def _constructor(task: Task[..., Any]) -> Callable[..., LazyResult[Any]]:
     return cast("Callable[..., LazyResult[Any]]", call)
 
 
+def _refuse_positional(task: Task[..., Any], given: Sequence[object], skip: int = 0) -> None:
+    """Raise `TypeError` for what is to be mapped over without saying for which parameter."""
+    if given:
+        names = task.parameters.names[skip:][: len(given)]
+        by_name = ", ".join(f"{name}=..." for name in names or ["parameter"])
+        raise TypeError(
+            f"{task.name}.map() takes iterables by parameter name; write {task.name}.map({by_name})"
+        )
+
+
 def _mapped(
     task: Task[..., Any], iterables: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> MappedLazyResult[Any]:
@@ -516,8 +529,9 @@ def check_iterable(task_name: str, name: str, given: Any) -> None:
         iter(given)
     except TypeError:
         raise TypeError(
-            f"{task_name}.map({name}=...) needs an iterable, not {type(given).__name__}; "
-            "a value that is the same for all items is given by functools.partial or a default"
+            f"{task_name}.map({name}=...) needs an iterable, not {type(given).__name__}; a value "
+            "that is the same for all items is a default of the task, or is bound: "
+            f"cs.task(functools.partial({task_name}.func, {name}=...)).map(...)"
         ) from None
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cascade.compiler.reach import Reach
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
+from cascade.expressions import check_target
 from cascade.structure import Ref, Structure, read
 from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
@@ -38,6 +39,7 @@ class BlueprintBuilder:
         >>> blueprint, data
         (<Blueprint of 1 routines, 3 instructions>, (1, 2, 3))
         """
+        check_target(target)
         reading = read(target)
         structure = Structure(reading.key)
         routines = [self.routine(structure, structure.root, False)]

@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from dataclasses import dataclass
 from time import sleep
 from urllib.request import urlopen
 
@@ -278,6 +279,54 @@ def test_demands_that_no_capacity_meets():
     ]
     with pytest.raises(ValueError, match="capacity"):
         check(target, capacity={"gpu": -1})
+
+
+def test_scopes_that_no_task_is_in():
+    """Such a constraint limits nothing, as far as the tasks are known."""
+
+    def limited(*scopes):
+        limits = [cs.GlobalConstraint(scope, scope, "pause", {}) for scope in scopes]
+        return told([add(1), failing(1)], constraints=limits)
+
+    assert limited("global", "task:add", "task:f*") == []
+    assert limited("task:adds") == [
+        "hint: the target: no task of it is in the scope 'task:adds'; did you mean 'task:add'? "
+        "known: 'task:add', 'task:failing'"
+    ]
+
+
+@dataclass
+class Holder:
+    held: object
+
+
+def test_what_was_meant_to_be_computed_is_a_hint():
+    """A task that was not called, a coroutine, and expressions where none are looked for."""
+    assert told(add(add, y={"a": 1})) == [
+        "hint: add#0: its x has <Task add> in it, a task that was not called; write add(...)"
+    ]
+    assert told(add.map(x=[1, add])) == [
+        "hint: add#0: its x has <Task add> in it, a task that was not called; write add(...)"
+    ]
+    coroutine = anyio.sleep(0)
+    assert told(add(1, {"a": coroutine})) == [
+        "hint: add#0: its y has sleep(...) in it, a coroutine, which nobody awaits"
+    ]
+    coroutine.close()
+    assert told(add(1, y={add(2)})) == [
+        "hint: add#0: its y is a set with an expression in it, which is not computed; write a list"
+    ]
+    assert told(add(Holder(add(2)))) == [
+        "hint: add#0: its x is a dataclass with an expression in it, which is not computed"
+    ]
+    assert told(add(add(n) for n in range(2))) == [
+        "hint: add#0: its x is a generator, in which expressions are not computed; write a list"
+    ]
+    assert told(cs.task(max)(1, add)) == [
+        "hint: max#0: its argument 2 has <Task add> in it, a task that was not called; "
+        "write add(...)"
+    ]
+    assert told([add(Holder(1), {2}), add([add(1)])]) == []
 
 
 def test_one_name_declared_in_two_ways_and_cycles():

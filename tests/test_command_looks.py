@@ -113,6 +113,24 @@ def test_graph_draws_in_each_format(cascade, flow, tmp_path):
     assert ElementTree.parse(tmp_path / "g.svg").getroot().tag.endswith("svg")
 
 
+def test_graph_takes_the_format_from_the_name_of_the_file(cascade, flow, tmp_path):
+    """Of .svg, .dot and .gv; --format wins, and what it cannot draw is wrong usage."""
+    written = {
+        "g.svg": "<svg",
+        "g.gv": "digraph {",
+        "g.dot": "digraph {",
+        "g.mmd": "flowchart TD",
+    }
+    for name, start in written.items():
+        assert printed(cascade("graph", "flow.py:counted", "-o", name)) == ""
+        assert (tmp_path / name).read_text().startswith(start)
+    printed(cascade("graph", "flow.py:counted", "-o", "g.svg", "--format", "dot"))
+    assert (tmp_path / "g.svg").read_text().startswith("digraph {")
+    done = cascade("graph", "flow.py:counted", "-o", "g.png")
+    assert (done.stdout, done.returncode) == ("", 2)
+    assert "cannot draw .png (for 'g.png'); write -o FILE.svg" in done.stderr
+
+
 def test_graph_says_what_it_cannot_do(cascade, flow):
     """A circle has no picture (1); a file that cannot be written is wrong usage (2)."""
     done = cascade("graph", "flow.py:circle")
@@ -137,6 +155,8 @@ def test_check_ends_with_1_for_an_error_only(cascade, flow):
     assert printed(cascade("check", "flow.py:tired")).startswith("hint: nap#0: it calls time.sleep")
     assert printed(cascade("check", "flow.py:wide", "--limit", "gpu=2")) == "nothing found\n"
     assert printed(cascade("check", "flow.py:both")) == "nothing found\n"
+    told = printed(cascade("check", "flow.py:wide", "--rate", "task:ad=1/s"))
+    assert told.startswith("hint: the target: no task of it is in the scope 'task:ad'; did you")
     done = cascade("check", "flow.py:wide", "--limit", "gpu=1")
     assert done.stdout == "error: add#1: it takes gpu=2, more than there is (1)\n"
     assert done.returncode == 1

@@ -204,6 +204,22 @@ def test_limits_hold(command, tmp_path, strategy):
     assert third - first >= 0.099
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--limit", "gup=2"], "no task of it takes the capacity 'gup'; did you mean 'gpu'?"),
+        (["--rate", "task:ad=1/s"], "no task of it is in the scope 'task:ad'; did you mean"),
+        (["--concurrency", "task:b*=1"], "no task of it is in the scope 'task:b*'"),
+    ],
+)
+def test_a_limit_that_limits_nothing_is_told(command, flow, option, said):
+    """A misspelt limit is a hint on standard error, which --quiet turns off."""
+    code, out, err = command("run", "flow.py:scarce", *option)
+    assert (code, out) == (0, "[2, 3, 4]\n")
+    assert err.startswith(f"hint: the target: {said}")
+    assert command("run", "flow.py:scarce", *option, "--quiet") == (0, "[2, 3, 4]\n", "")
+
+
 def test_an_amount_beyond_the_limit_fails_the_run(cascade, flow, strategy):
     """It is told, and the exit code is 1."""
     done = cascade("run", "flow.py:scarce", "--limit", "gpu=0.5", *strategy)
@@ -282,7 +298,10 @@ def test_code_that_fails_to_load_shows_its_traceback(cascade, flow, tmp_path, na
         (["flow.py:pages", "--rate", "tasks:f=1/s"], "unknown scope 'tasks:f'"),
         (["flow.py:pages", "--concurrency", "global=0"], "the limit 0 is not a whole number"),
         (["flow.py:pages", "--backend", "curio"], "'curio' is not one of"),
+        (["flow.py:pages", "--concurrency", "2"], "'2' has no value; write --concurrency SCOPE=N"),
         (["flow.py:pages", "--vn"], "No such option '--vn'"),
+        (["flow.py:total", "--more", "3"], "A parameter of the target is -p more=VALUE."),
+        (["flow.total"], "there is no module 'flow.total'; did you mean flow:total?"),
         ([], "Missing argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

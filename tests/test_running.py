@@ -43,11 +43,34 @@ def start(request, run, inside, use_vm):
 
 
 @pytest.mark.parametrize(
-    "literal", [None, 0, "x", [], {}, object(), [1, {"a": (2, Pair(3, 4))}], echo]
+    "literal", [None, 0, "x", [], {}, object(), [1, {"a": (2, Pair(3, 4))}], [echo]]
 )
 def test_a_literal_is_its_own_value(start, literal):
     """A target without expressions is data, passed on as the same object."""
     assert start(literal) is literal
+
+
+def test_a_task_that_was_not_called_is_no_target(start):
+    """A Task itself is a `TypeError` that says so, before anything runs."""
+    with pytest.raises(TypeError, match=r"<Task echo> as a target is a task, not a call of one"):
+        start(echo)
+
+
+def test_a_coroutine_is_no_target(start):
+    """The call of an async function that is no task is a `TypeError`, before anything runs."""
+    coroutine = anyio.sleep(0)
+    with pytest.raises(TypeError, match="make a task of its function"):
+        start(coroutine)
+    coroutine.close()
+
+
+@pytest.mark.parametrize(
+    "look", [cs.build_graph, cs.to_json, cs.visualize, cs.disassemble], ids=lambda f: f.__name__
+)
+def test_what_is_no_target_cannot_be_looked_at(look):
+    """What shows a target refuses a Task that was not called, as a run does."""
+    with pytest.raises(TypeError, match="is a task, not a call of one"):
+        look(echo)
 
 
 @pytest.mark.parametrize(

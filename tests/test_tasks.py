@@ -553,7 +553,13 @@ def test_a_name_is_a_string():
     [
         (lambda lazy, task: lazy["n"], "cannot be indexed before it runs"),
         (lambda lazy, task: lazy.n, "has no attribute 'n'; a part of its value"),
+        (lambda lazy, task: lazy.retry(3), "has no attribute 'retry'; did you mean 'with_retry'?"),
+        (lambda lazy, task: lazy.with_retries(3), "did you mean 'with_retry'?"),
+        (lambda lazy, task: lazy.map(n=[1]), "a map is made by the task, without a call: task.map"),
+        (lambda lazy, task: task.map([1]), "by parameter name; write task.map(n=...)"),
+        (lambda lazy, task: task.map(n=3), "cs.task(functools.partial(task.func, n=...))"),
         (lambda lazy, task: cs.Router("a", {"a": 1}).run_if, "has no attribute 'run_if'"),
+        (lambda lazy, task: cs.run(lazy, system_resources=["gpu"]), "a dict of amounts by name"),
         (lambda lazy, task: lazy.run_if(task), "is a task, not a call of one"),
         (lambda lazy, task: cs.Router(task, {"a": 1}), "is a task, not a call of one"),
         (lambda lazy, task: lazy.with_cache(cs.InMemoryCache), "is a class; pass an instance"),
