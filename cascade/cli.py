@@ -27,6 +27,7 @@ from cascade.loading import Loaded, LoadError, given_params
 from cascade.outline import outline
 from cascade.outputs import written
 from cascade.picture import visualize
+from cascade.plain import error_text
 from cascade.tracebacks import folded_traceback
 
 
@@ -248,7 +249,7 @@ def _ended(ends: Sequence[RunFinished]) -> str:
     if not ends:
         return "each refuses the target before anything runs"
     error = ends[0].error
-    told = "" if error is None else f" with {type(error).__name__}: {error}"
+    told = "" if error is None else f" with {error_text(error)}"
     return f"{ends[0].status}{told}"
 
 
