@@ -27,6 +27,7 @@ from cascade.events import (
     TaskRetrying,
     TaskSkipped,
 )
+from cascade.plain import error_text
 from cascade.values import Deferred
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def described_error(error: BaseException) -> str:
     seen: set[int] = set()
     while todo:
         relation, current = todo.pop()
-        told.append(f"{relation}{type(current).__name__}: {_ADDRESS.sub('', str(current))}")
+        told.append(f"{relation}{_ADDRESS.sub('', error_text(current))}")
         if id(current) in seen:
             continue
         seen.add(id(current))

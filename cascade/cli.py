@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from cascade.loading import Loaded, LoadError, given_params
 from cascade.outline import outline
 from cascade.outputs import written
 from cascade.picture import visualize
+from cascade.plain import error_text
 from cascade.tracebacks import folded_traceback
 
 
@@ -35,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(arguments, prog_name="cascade", standalone_mode=False)
     except click.ClickException as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
+        _print(f"Error: {error.format_message()}", err=True)
         return error.exit_code
     except LoadError as error:
-        click.echo(f"Error: {error}", err=True)
+        _print(f"Error: {error}", err=True)
         return 2
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: BaseException) -> int:
-    click.echo(folded_traceback(error), err=True, nl=False)
+    _print(folded_traceback(error).removesuffix("\n"), err=True)
     return 1
 
 
@@ -124,12 +125,12 @@ def run(
         with ExitStack() as stack:
             with _can_write():
                 stack.enter_context(files)
-            value = run_interruptible(main, backend)
+            # Before the files: what fails to be written to them does not take the value along.
+            _print(_shown(run_interruptible(main, backend)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:  # of a task
         return _failed(error)
-    click.echo(_shown(value))
     return 0
 
 
@@ -139,7 +140,8 @@ def _can_write() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LoadError(f"cannot write {error.filename!r}: {error.strerror}") from None
+        name = "the file" if error.filename is None else repr(error.filename)
+        raise LoadError(f"cannot write {name}: {error.strerror}") from None
 
 
 def _shows_progress(asked: bool | None) -> bool:
@@ -153,16 +155,26 @@ def _shows_progress(asked: bool | None) -> bool:
 def _shown(value: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        escaped: Callable[[Any], str] = json.dumps
+        return text if _printable(text) == text else json.dumps(value)
     except RecursionError:
         return f"<{type(value).__name__} that nests too deep to be shown>"
     except (TypeError, ValueError):
-        text, escaped = repr(value), ascii
+        pass
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return escaped(value)
-    return text
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be shown: {error_text(error)}>"
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    """Print `text`, with escapes for what the stream has no letters for."""
+    click.echo(_printable(text, err=err), err=err)
+
+
+def _printable(text: str, *, err: bool = False) -> str:
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # there may be no stream
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @cli.command(cls=options.TargetCommand)
@@ -176,7 +188,7 @@ def plan(
     Each task in plan order, with its conditions, inputs, policies and limits.
     """
     constraints = options.constraints_of(rate, concurrency)
-    click.echo(outline(loaded.target, constraints, options.capacity_of(limit)))
+    _print(outline(loaded.target, constraints, options.capacity_of(limit)))
 
 
 @cli.command(cls=options.TargetCommand)
@@ -201,7 +213,7 @@ def graph(loaded: Loaded, kind: str | None, output: str | None) -> None:
         raise click.ClickException(str(error)) from None
     drawn = {"mermaid": picture.mermaid, "dot": picture.dot, "svg": picture.svg}[kind]()
     if output is None:
-        click.echo(drawn)
+        _print(drawn)
         return
     with _can_write():
         Path(output).write_text(f"{drawn}\n", encoding="utf-8")
@@ -224,7 +236,7 @@ def _kind_of(output: str | None) -> str:
 @click.option("--fused", is_flag=True, help="The Python code that stands for hot loops.")
 def dis(loaded: Loaded, fused: bool) -> None:
     """List a target's instructions for the virtual machine."""
-    click.echo(disassemble(loaded.target, fused=fused))
+    _print(disassemble(loaded.target, fused=fused))
 
 
 @cli.command("check", cls=options.TargetCommand)
@@ -243,7 +255,7 @@ def check_command(
         loaded.target, resources=loaded.resources, capacity=capacity, constraints=constraints
     )
     for finding in found:
-        click.echo(str(finding))
+        _print(str(finding))
     if not found:
         click.echo("nothing found")
     return int(any(finding.severity == "error" for finding in found))
@@ -285,9 +297,11 @@ def agree(
             bus=bus,
         )
     except AssertionError as error:
-        click.echo(str(error), err=True)
+        _print(str(error), err=True)
         return 1
-    click.echo(f"graph and vm agree on asyncio and trio: {_ended(ends)}")
+    except SystemExit as error:  # of a task
+        return _failed(error)
+    _print(f"graph and vm agree on asyncio and trio: {_ended(ends)}")
     return 0
 
 
@@ -295,7 +309,7 @@ def _ended(ends: Sequence[RunFinished]) -> str:
     if not ends:
         return "each refuses the target before anything runs"
     error = ends[0].error
-    told = "" if error is None else f" with {type(error).__name__}: {error}"
+    told = "" if error is None else f" with {error_text(error)}"
     return f"{ends[0].status}{told}"
 
 

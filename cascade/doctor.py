@@ -17,6 +17,7 @@ from anyio import to_process, to_thread
 from anyio.lowlevel import checkpoint
 
 from cascade.engine import run_async
+from cascade.plain import error_text
 from cascade.task import Task
 
 _NEEDED: Final = ("anyio", "trio")
@@ -62,7 +63,7 @@ def _tried(what: str, trial: Callable[[], str]) -> Line:
     try:
         return Line(what, trial())
     except Exception as error:
-        return Line(what, f"broken: {type(error).__name__}: {error}", is_broken=True)
+        return Line(what, f"broken: {error_text(error)}", is_broken=True)
 
 
 async def _runs() -> str:

@@ -13,6 +13,7 @@ from anyio import to_process, to_thread
 from cascade.errors import add_note
 from cascade.expressions import Expression
 from cascade.graph import Node
+from cascade.plain import error_text
 from cascade.task import Task
 
 
@@ -161,7 +162,7 @@ def _pickled_error(error: Exception) -> bytes:
         except Exception:
             continue
         return answer
-    substitute = RuntimeError(f"{type(error).__name__}: {error}")
+    substitute = RuntimeError(error_text(error))
     for note in getattr(error, "__notes__", ()):
         substitute.add_note(note)
     return pickle.dumps((substitute, None), pickle.HIGHEST_PROTOCOL)

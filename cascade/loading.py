@@ -145,6 +145,8 @@ def _is_file_of(module: ModuleType, file: Path) -> bool:
 
 
 def _import_module(name: str) -> ModuleType:
+    if not name or name.startswith("."):
+        raise LoadError(f"{name!r} is no module; write FILE.py:NAME or package.module:NAME")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -163,8 +165,6 @@ def _import_module(name: str) -> ModuleType:
         raise LoadError(
             f"there is no module {missing!r} (a file is named with its .py){_near(last, others)}"
         ) from None
-    except ValueError as error:  # an empty name
-        raise LoadError(f"{name!r} is no module: {error}") from None
 
 
 def _near(name: str, others: Iterable[str]) -> str:

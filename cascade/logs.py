@@ -29,6 +29,7 @@ from cascade.events import (
     TaskSkipped,
     TaskStalled,
 )
+from cascade.plain import error_text
 
 Line = tuple[int, str, tuple[object, ...]]  # the level, and the message with its arguments
 
@@ -89,8 +90,7 @@ def _run_finished(event: RunFinished) -> Line:
     ended = (event.run_id, event.status.lower(), event.duration)
     if event.error is None:
         return logging.INFO, "run %s %s after %.3f s", ended
-    error = (type(event.error).__name__, event.error)
-    return logging.ERROR, "run %s %s after %.3f s: %s: %s", (*ended, *error)
+    return logging.ERROR, "run %s %s after %.3f s: %s", (*ended, error_text(event.error))
 
 
 def _attempt_started(event: TaskExecutionStarted) -> Line:
@@ -101,14 +101,13 @@ def _attempt_finished(event: TaskExecutionFinished) -> Line:
     ended = (event.task_id, event.status.lower(), event.duration)
     if event.error is None or event.status == "Cancelled":
         return logging.DEBUG, "%s %s after %.3f s", ended
-    error = (type(event.error).__name__, event.error)
-    return logging.DEBUG, "%s %s after %.3f s: %s: %s", (*ended, *error)
+    return logging.DEBUG, "%s %s after %.3f s: %s", (*ended, error_text(event.error))
 
 
 def _retrying(event: TaskRetrying) -> Line:
-    message = "%s failed in attempt %d of %d and is tried again after %g s: %s: %s"
+    message = "%s failed in attempt %d of %d and is tried again after %g s: %s"
     tried = (event.task_id, event.attempt, event.max_attempts, event.delay)
-    return logging.WARNING, message, (*tried, type(event.error).__name__, event.error)
+    return logging.WARNING, message, (*tried, error_text(event.error))
 
 
 # Of each event, the highest level that it is logged with, and its line.

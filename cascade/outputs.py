@@ -45,7 +45,8 @@ def written(
 @contextmanager
 def _lines(bus: MessageBus, path: str) -> Iterator[None]:
     # Line by line, so that a process that is killed has told what happened before.
-    with open(path, "w", encoding="utf-8", buffering=1) as file:
+    # A lone surrogate, which UTF-8 cannot hold, is written as JSON escapes it.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
 
         def write(event: Event) -> None:
             file.write(json.dumps(event_to_json(event), ensure_ascii=False) + "\n")
@@ -74,4 +75,5 @@ def _at_the_end(
 
 
 def _write_trace(recording: Recording, file: Path) -> None:
-    file.write_text(json.dumps(chrome_trace(recording), ensure_ascii=False), encoding="utf-8")
+    told = json.dumps(chrome_trace(recording), ensure_ascii=False)
+    file.write_text(told, encoding="utf-8", errors="backslashreplace")

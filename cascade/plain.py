@@ -76,6 +76,11 @@ def type_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def error_text(error: BaseException) -> str:
+    """The type of `error` and its message, in a line."""
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
 def text_of(error: BaseException) -> str:
     """The message of `error`, whatever its `__str__` does."""
     try:

@@ -30,6 +30,7 @@ from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
+from cascade.plain import error_text
 from cascade.processor import Call, Processor, RunFailed
 from cascade.ready import Place, ReadyQueue
 from cascade.resources import ResourceDefinition, opened
@@ -177,7 +178,7 @@ class Run:
             self._later_failures += 1
             if self._later_failures <= MOST_NOTES:
                 add_note(error, note)
-                add_note(self.failure, f"meanwhile {type(error).__name__}: {error} ({note})")
+                add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
 
     def _stop(self) -> None:
         """Nothing starts any more, and what runs is cancelled."""
@@ -327,7 +328,7 @@ class Run:
             self._interruption = error
             for failed in (self.failure, *self._teardown_failures):
                 if failed is not None:
-                    add_note(error, f"the run had failed: {type(failed).__name__}: {failed}")
+                    add_note(error, f"the run had failed: {error_text(failed)}")
             raise
 
     async def _carry_out_alone(self) -> None:

@@ -94,7 +94,7 @@ class Task(Generic[P, R]):
         functools.update_wrapper(cast(Any, self), _innermost(func))
         self.__dict__["__wrapped__"] = func
         self.func = func
-        self.name = name if name is not None else _name_of(func)
+        self.name = _checked_name(name if name is not None else _name_of(func))
         self.mode = mode
         self.pure = pure
         self.version = version
@@ -269,7 +269,8 @@ def task(
     always on the loop. `version` (a str or int) becomes part of cache keys.
 
     Raises `TypeError` for what cannot be a task (a generator function, an async function with
-    another mode, a local function in a process), `ValueError` for an unknown mode.
+    another mode, a local function in a process), `ValueError` for an unknown mode and for a name
+    with NUL or a lone surrogate, which neither source code nor UTF-8 can hold.
 
     >>> import cascade as cs
     >>> @cs.task
@@ -390,6 +391,13 @@ def _check_function(func: Any, mode: str, name: Any) -> bool:
             'define it at the top level of a module, or use mode="thread"'
         )
     return is_async
+
+
+def _checked_name(name: str) -> str:
+    """A name that code generated for the task, files and terminals can hold."""
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError(f"name={name!r} of a task holds NUL or a lone surrogate; leave them out")
+    return name
 
 
 def _innermost(func: Any) -> Any:

@@ -44,6 +44,7 @@ from cascade.events import (
     TaskSkipped,
     TaskStalled,
 )
+from cascade.plain import error_text, text_of, type_name
 
 try:
     from opentelemetry import trace
@@ -270,9 +271,13 @@ class _RunTrace:
 
 
 def _record_error(span: Span, error: BaseException) -> None:
-    span.record_exception(error)
+    try:
+        span.record_exception(error)
+    except Exception:  # it asks for the message, whose __str__ may raise
+        attributes = {"exception.type": type_name(type(error)), "exception.message": text_of(error)}
+        span.add_event("exception", attributes)
     span.set_status(_status(error))
 
 
 def _status(error: BaseException) -> Status:
-    return Status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+    return Status(StatusCode.ERROR, error_text(error))

@@ -1,6 +1,7 @@
 """The other commands of `cascade`, and what `cascade run` writes, as processes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -186,6 +187,16 @@ def test_agree_fails_where_they_differ(cascade, flow):
     assert "vm" in done.stderr
 
 
+def test_agree_with_a_task_that_exits_ends_with_1(command, tmp_path):
+    """A task that exits fails the run, here as in `cascade run`."""
+    (tmp_path / "leaving.py").write_text(
+        "import cascade as cs\n\n@cs.task\ndef leave():\n    raise SystemExit(3)\n"
+    )
+    code, out, err = command("agree", "leaving.py:leave")
+    assert (code, out) == (1, "")
+    assert "SystemExit: 3" in err
+
+
 def test_agree_takes_parameters(cascade, flow):
     """The same for each run: four runs of the last task."""
     told = printed(cascade("agree", "flow.py:counted", "-p", "start=2"))
@@ -270,6 +281,29 @@ def test_a_report_is_written_at_the_end(command, flow, tmp_path, strategy):
     assert page.startswith("<!doctype html>")
     assert "fail#0" in page
     assert "ValueError" in page
+
+
+def test_lone_surrogates_are_written_as_escapes(command, tmp_path, strategy):
+    """UTF-8 cannot hold what an error may say: JSON and the page tell of it all the same."""
+    (tmp_path / "odd.py").write_text(
+        "import cascade as cs\n\n@cs.task\ndef odd():\n    raise ValueError('lone \\udc80')\n"
+    )
+    files = ["--events", "events.jsonl", "--trace", "trace.json", "--report", "run.html"]
+    code, _, err = command("run", "odd.py:odd", *files, *strategy)
+    assert (code, "subscriber" in err) == (1, False)
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert told[-1]["error"]["message"] == "lone \udc80"
+    assert "lone \\udc80" in (tmp_path / "trace.json").read_text()
+    assert "lone \ufffd" in (tmp_path / "run.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+@pytest.mark.parametrize("option", ["--events", "--trace", "--report"])
+def test_a_file_that_fails_later_does_not_take_the_value_along(command, flow, option):
+    """The value is printed before the files are finished; then the failure is told."""
+    code, out, err = command("run", "flow.py:counted", option, "/dev/full")
+    assert (code, out != "") == (1, True)
+    assert "No space left on device" in err
 
 
 @pytest.mark.parametrize("option", ["--events", "--trace", "--report"])

@@ -133,6 +133,31 @@ def test_letters_that_the_terminal_lacks_are_escaped(cascade, flow):
     assert done.stdout == '[{"page": "a"}, {"page": "\\u00e4"}]\n'
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("Untold()", "<Untold that cannot be shown: RuntimeError: no repr>"),
+        ("10**10_000", "<int that cannot be shown: ValueError: Exceeds the limit"),
+    ],
+)
+def test_a_value_that_cannot_be_shown_is_named(command, tmp_path, value, shown):
+    """A `repr` that raises does not make a failure of a run that succeeded."""
+    (tmp_path / "untold.py").write_text(
+        "import cascade as cs\n\nclass Untold:\n    def __repr__(self):\n"
+        f"        raise RuntimeError('no repr')\n\n@cs.task\ndef give():\n    return {value}\n"
+    )
+    code, out, err = command("run", "untold.py:give")
+    assert (code, err) == (0, "")
+    assert one_line(out).startswith(shown)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a file descriptor")
+def test_without_standard_output_it_runs(cascade, flow):
+    """Where the standard output is closed, nothing is printed, and nothing fails."""
+    done = cascade("run", "flow.py:pages", preexec_fn=lambda: os.close(1))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_value_that_nests_too_deep_is_named(command, tmp_path):
     """A list of 100,000 levels is a value like any other, and its text is not asked for."""
     (tmp_path / "deep_value.py").write_text(
@@ -277,6 +302,7 @@ def test_code_that_fails_to_load_shows_its_traceback(cascade, flow, tmp_path, na
         (["flo:total"], "there is no module 'flo' (a file is named with its .py)"),
         (["flow.sub:x"], "there is no module 'flow.sub'"),
         ([":x"], "'' is no module"),
+        ([".flow:x"], "'.flow' is no module; write FILE.py:NAME or package.module:NAME"),
         (["flow.py:add"], "'add' of 'flow.py' needs arguments (x)"),
         (["flow.py:nothing"], "'nothing' of 'flow.py' gave 3, which is no workflow"),
         (["flow.py:later"], "which is no workflow"),

@@ -190,6 +190,33 @@ def test_siblings_are_awaited_before_resources_go(run):
     assert log == ["sibling done", "resource down"]
 
 
+class Untold(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+def test_an_error_that_cannot_tell_itself_changes_nothing(run):
+    """The first failure surfaces as itself, also when a later one has a `__str__` that raises."""
+    first = ValueError("first")
+
+    @cs.task
+    async def failing():
+        await anyio.sleep(1)
+        raise first
+
+    @cs.task
+    async def untold():
+        try:
+            await anyio.sleep(2)
+        finally:
+            raise Untold
+
+    with pytest.raises(ValueError, match="first") as caught:
+        run([failing(), untold()])
+    assert caught.value is first
+    assert any("meanwhile Untold: <no message" in note for note in first.__notes__)
+
+
 def test_what_siblings_raise_meanwhile_becomes_notes(run):
     """An exception of a cancelled sibling is published and noted, never raised instead."""
     finished = []

@@ -81,6 +81,25 @@ def test_a_failure_is_an_error_of_the_run_and_told_once(run, records):
     assert isinstance(errors[0].exc_info[1], ConnectionError)
 
 
+def test_an_error_that_cannot_tell_itself_is_logged(run, records):
+    """A line is logged by its type, if the `__str__` of the error raises."""
+
+    class Untold(Exception):
+        def __str__(self):
+            raise RuntimeError("no message")
+
+    @cs.task
+    def untold():
+        raise Untold
+
+    bus = cs.MessageBus()
+    cs.log_events(bus)
+    with pytest.raises(Untold):
+        run(untold().with_retry(2), bus=bus)
+    told = [message for _, message in lines(records) if "Untold: <no message" in message]
+    assert len(told) == 4  # two attempts, a retry, the run
+
+
 def test_a_wait_and_resources_are_told(run, records):
     """What a task waits for is logged, and resources that come and go."""
 

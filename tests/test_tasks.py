@@ -548,6 +548,39 @@ def test_a_name_is_a_string():
         cs.Engine().register_target(5, cs.Param("x"))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "lone \udc80"])
+def test_a_name_is_text_that_code_and_files_can_hold(name):
+    """A name with NUL or a lone surrogate, given or the function's own, is a `ValueError`."""
+
+    def function():
+        pass
+
+    with pytest.raises(ValueError, match="holds NUL or a lone surrogate"):
+        cs.task(function, name=name)
+    function.__name__ = name
+    with pytest.raises(ValueError, match="holds NUL or a lone surrogate"):
+        cs.task(function)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("line\nbreak", "\x1b[31m"),
+        ("{x}%s%(a)s", "'\"\\"),
+        ("\u202e", "[red]"),
+        ("a/b#1[3]", "<b>&]]>"),
+    ],
+)
+def test_all_other_names_are_names(run, name, other):
+    """Whatever stands in a name, the task runs, loops and is listed under it."""
+    node = cs.task(lambda n: cs.Jump("again" if n < 99 else "exit", n + 1), name=name)(0)
+    loop = cs.bind(node, cs.select_jump({"again": node, "exit": None}))
+    target = [loop, cs.task(lambda x: x, name=other).map(x=[1, 2])]
+    assert run(target) == [100, [1, 2]]
+    assert cs.disassemble(target, fused=True)
+    assert [node["name"] for node in cs.to_json(target)["nodes"]] == [name, other]
+
+
 @pytest.mark.parametrize(
     ("mistake", "hint"),
     [

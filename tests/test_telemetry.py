@@ -191,6 +191,28 @@ def test_a_failure_is_recorded_all_the_way_up(run, traced):
     assert task.end_time == attempt.end_time
 
 
+def test_an_error_that_cannot_tell_itself_is_recorded(run, traced):
+    """Spans end with status ERROR, and name the type, if the `__str__` of the error raises."""
+
+    class Untold(Exception):
+        def __str__(self):
+            raise RuntimeError("no message")
+
+    @cs.task
+    def untold():
+        raise Untold
+
+    with pytest.raises(Untold):
+        run(untold().with_retry(2), bus=traced.bus)
+    assert traced.bus.failures == 0
+    for name in ("untold attempt 1", "untold attempt 2", "untold", "run untold"):
+        span = traced.one(name)
+        assert span.status.status_code is StatusCode.ERROR
+        assert "Untold: <no message" in span.status.description
+    [told] = traced.one("run untold").events
+    assert told.attributes["exception.type"].endswith("Untold")
+
+
 def test_a_cancelled_run_ends_all_its_spans(inside, use_vm, traced):
     """Cancelled from outside, a run and its attempts are told to be cancelled; no error."""
 
