@@ -376,7 +376,8 @@ def _uncomputed(literal: object) -> str | None:
         if isinstance(each, Task | BoundTask):
             return f"has {each!r} in it, a task that was not called; write {each.name}(...)"
         if isinstance(each, Coroutine):
-            return f"has {each.__qualname__}(...) in it, a coroutine, which nobody awaits"
+            name = getattr(each, "__qualname__", type(each).__name__)
+            return f"has {name}(...) in it, a coroutine, which nobody awaits"
     return None
 
 

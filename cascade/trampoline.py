@@ -314,10 +314,10 @@ class Trampoline:
         "_calls",
         "_home",
         "_loop",
-        "_name",
         "_steps",
         "_strategy",
         "index",
+        "name",
         "place",
         "rank",
         "returned",
@@ -336,7 +336,7 @@ class Trampoline:
         self.index = index
         self.rank = rank
         self._home = home
-        self._name = place.node(index).name
+        self.name = place.node(index).name
         self.returned: EvaluationPlace | None = None
         self._loop: Slot | None = None
         self._calls = 1  # executions in the chain of tail calls
@@ -346,7 +346,7 @@ class Trampoline:
         self, slot: Slot, overrides: Mapping[Any, Any], returned: EvaluationPlace | None = None
     ) -> None:
         """Begin the loop at `slot`, of the owner's evaluation or of a returned expression."""
-        self._name = slot.name
+        self.name = slot.name
         self._steps = 0
         if returned is not None:
             self._home = returned
@@ -443,7 +443,7 @@ class Trampoline:
         self._steps += 1
         self._check(self._steps, data)
         if self._strategy.run.activity is not None:
-            self._strategy.run.activity.iterated(self._name)
+            self._strategy.run.activity.iterated(self.name)
         self._evaluate(root, overrides)
 
     def _evaluate(self, root: int, overrides: Mapping[Any, Any]) -> None:
@@ -457,9 +457,6 @@ class Trampoline:
             self._steps += executions
         else:
             self._calls += executions
-        activity = self._strategy.run.activity
-        if activity is not None and self.returned is None:
-            activity.iterated(self._name, executions)
 
     def steps_left(self, is_bound: bool) -> int:
         """How many executions may follow those that were counted."""
@@ -488,12 +485,12 @@ class Trampoline:
         self._calls += 1
         self._check(self._calls, data)
         if self._strategy.run.activity is not None:  # the first call turns out to be one of many
-            self._strategy.run.activity.iterated(self._name, 2 if self._calls == 2 else 1)
+            self._strategy.run.activity.iterated(self.name, 2 if self._calls == 2 else 1)
 
     def _check(self, count: int, data: Any) -> None:
         most = self._strategy.run.max_steps
         if most is not None and count > most:
-            raise StepLimitError(self._name, most, data)
+            raise StepLimitError(self.name, most, data)
 
     def finish(self, value: Any) -> None:
         """The loop, or the whole chain, has its value."""

@@ -22,8 +22,9 @@ from cascade.sketch import is_literal
 from cascade.structure import PLAIN
 from cascade.values import Deferred, Skipped
 from cascade.vm import isa
-from cascade.vm.fused import ABSENT, NO_SITES, FusedRoutine, Linked, NotFusable, fuse
+from cascade.vm.fused import NO_SITES, FusedRoutine, Linked, fuse
 from cascade.vm.observed import Leave, Site
+from cascade.vm.source import ABSENT, NotFusable
 
 if TYPE_CHECKING:
     from cascade.run import Run
@@ -350,6 +351,12 @@ class HotLoop(HotCode):
                 lease = run.holdings.ready(name) if definition.scope == "run" else None
                 return ABSENT if lease is None else lease.value
         raise AssertionError(row)
+
+    def _count(self, iterations: int) -> None:
+        super()._count(iterations)
+        activity = self._machine.run.activity
+        if activity is not None:
+            activity.iterated(self._trampoline.name, iterations)
 
     def _counts_steps(self) -> bool:
         return self._home.structure.slots[self._program.routine.root].bound is not None

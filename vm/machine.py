@@ -33,8 +33,9 @@ from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
-from cascade.vm.fused import ABSENT, FusedRoutine, Linked, overwrites
+from cascade.vm.fused import FusedRoutine, Linked
 from cascade.vm.hot import HotExpression, HotLoop, Watch, fused_or_reason, guards
+from cascade.vm.source import ABSENT, overwrites
 from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
 
