@@ -387,6 +387,8 @@ def _uncomputed(literal: object) -> str | None:
     for each in plain if isinstance(plain, list | tuple | ValuesView) else (literal,):
         if isinstance(each, Task | BoundTask):
             return f"has {each!r} in it, a task that was not called; write {each.name}(...)"
+        if isinstance(each, ResourceDefinition):
+            return f"has {each!r} in it, not what it gives; write cs.inject({each.name!r})"
         if isinstance(each, Coroutine):
             name = getattr(each, "__qualname__", type(each).__name__)
             return f"has {name}(...) in it, a coroutine, which nobody awaits"

@@ -43,6 +43,7 @@ from cascade.events import (
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
+    check_bus,
 )
 
 try:
@@ -79,6 +80,7 @@ def trace_runs(
         elif isinstance(event, RunStarted):
             runs[event.run_id] = _RunTrace(tracer, event)
 
+    check_bus(bus)
     unsubscribe = bus.subscribe(Event, hear)
 
     def end() -> None:

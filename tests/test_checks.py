@@ -304,6 +304,11 @@ def test_a_default_of_another_type_than_the_values_is_a_hint():
     ]
 
 
+@cs.resource
+def database_of_checks():
+    yield {}
+
+
 @dataclass
 class Holder:
     held: object
@@ -316,6 +321,10 @@ def test_what_was_meant_to_be_computed_is_a_hint():
     ]
     assert told(add.map(x=[1, add])) == [
         "hint: add#0: its x has <Task add> in it, a task that was not called; write add(...)"
+    ]
+    assert told(add([database_of_checks])) == [
+        "hint: add#0: its x has <resource database_of_checks (run)> in it, not what it gives; "
+        "write cs.inject('database_of_checks')"
     ]
     coroutine = anyio.sleep(0)
     assert told(add(1, {"a": coroutine})) == [
