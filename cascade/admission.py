@@ -114,7 +114,10 @@ class Rule:
 
     def define(self, definition: GlobalConstraint) -> None:
         self.definition = definition
-        self.label = f"{definition.type} {definition.id!r} on {definition.scope!r}"
+        # The id that a method makes says the type and the scope once more.
+        kind, scope = definition.type, definition.scope
+        named = "" if definition.id == f"{kind}:{scope}" else f" {definition.id!r}"
+        self.label = f"{kind}{named} on {scope!r}"
         self.expires_at = inf
         self.left: float | None = None
 

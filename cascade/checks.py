@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Mapping, ValuesView
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, Literal
 
 from cascade.constraints import Exact, GlobalConstraint, checked_capacity, exact, parse_scope
 from cascade.errors import CascadeError, did_you_mean
 from cascade.expressions import Expression
-from cascade.inputs import Inputs
+from cascade.inputs import Inputs, Param
 from cascade.plan import Plan, inputs_of
 from cascade.resources import ResourceDefinition, ResourceRegistry
 from cascade.sources import Jumps, Waits, jumps_of, waits_of
@@ -140,13 +141,24 @@ class _Checks:
         return ((self._slots[index], node.id) for index, node in self._nodes.items())
 
     def inputs(self) -> Iterator[Finding]:
-        """One name declared in two ways. A value that is missing is the caller's to give."""
-        try:
-            Inputs(None).declare(inputs_of(self._structure, self._data))
-        except LookupError:
-            return
-        except ValueError as error:
-            yield Finding("error", "the target", str(error))
+        """One name declared in two ways, and defaults of another type than a value may have.
+
+        A value that is missing is the caller's to give.
+        """
+        declared = inputs_of(self._structure, self._data)
+        with suppress(LookupError):
+            try:
+                Inputs(None).declare(declared)
+            except ValueError as error:
+                yield Finding("error", "the target", str(error))
+        for param in dict.fromkeys(each for each in declared if isinstance(each, Param)):
+            kind = type(param.default)
+            if param.type is str and kind in (bool, int, float):
+                message = (
+                    f"a value given for it is a str, its default is {param.default!r}; "
+                    f"write type={kind.__name__}"
+                )
+                yield Finding("hint", f"Param {param.name!r}", message)
 
     def resources(self, definitions: Iterable[ResourceDefinition]) -> Iterator[Finding]:
         """Injected resources that nobody provides, or that cannot be set up."""
@@ -375,6 +387,8 @@ def _uncomputed(literal: object) -> str | None:
     for each in plain if isinstance(plain, list | tuple | ValuesView) else (literal,):
         if isinstance(each, Task | BoundTask):
             return f"has {each!r} in it, a task that was not called; write {each.name}(...)"
+        if isinstance(each, ResourceDefinition):
+            return f"has {each!r} in it, not what it gives; write cs.inject({each.name!r})"
         if isinstance(each, Coroutine):
             name = getattr(each, "__qualname__", type(each).__name__)
             return f"has {name}(...) in it, a coroutine, which nobody awaits"

@@ -341,6 +341,8 @@ def run(
     >>> cs.run({"n": cs.Param("n", type=int)}, params={"n": "3"})
     {'n': 3}
     """
+    if backend not in ("asyncio", "trio"):
+        raise ValueError(f"backend={backend!r} must be 'asyncio' or 'trio'")
     if _in_event_loop():
         raise RuntimeError(
             "cs.run starts an event loop, but one is running here; "

@@ -132,12 +132,18 @@ class ResourceNotFoundError(CascadeError, LookupError):
 
 
 class MissingParameterError(CascadeError, LookupError):
-    """Params without a value and environment variables that are not set, all of them at once."""
+    """Params without a value and environment variables that are not set, all of them at once.
 
-    def __init__(self, params: Sequence[str], variables: Sequence[str] = ()) -> None:
+    `unknown` are names that were given a value and that nothing declares: misspelt, it may be.
+    """
+
+    def __init__(
+        self, params: Sequence[str], variables: Sequence[str] = (), unknown: Sequence[str] = ()
+    ) -> None:
         self.params = tuple(params)
         self.variables = tuple(variables)
-        super().__init__(self.params, self.variables)
+        self.unknown = tuple(unknown)
+        super().__init__(self.params, self.variables, self.unknown)
 
     def __str__(self) -> str:
         clauses = []
@@ -146,7 +152,10 @@ class MissingParameterError(CascadeError, LookupError):
             clauses.append(f"no value for Param {_listed(self.params)}; pass params={{{given}}}")
         if self.variables:
             clauses.append(f"environment variable {_listed(self.variables)} is not set")
-        return "; ".join(clauses) + "; or declare a default"
+        clauses.append("or declare a default")
+        if self.unknown:
+            clauses.append(f"given, but not declared: {_listed(self.unknown)}")
+        return "; ".join(clauses)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -245,3 +245,9 @@ class MessageBus:
         )
         for changed in tuple(self._watchers):
             changed()
+
+
+def check_bus(bus: object) -> None:
+    """Raise `TypeError` for what cannot be subscribed to, such as the engine that has the bus."""
+    if not callable(getattr(bus, "subscribe", None)):
+        raise TypeError(f"{bus!r} is no MessageBus; that of an engine is engine.bus")

@@ -92,9 +92,10 @@ class Param(Expression[T]):
             return float(value)
         if not isinstance(self.type, type):
             return value  # a converter function: what is no text is taken as converted
+        kind = type(value).__name__
+        remedy = f"; declare it with type={kind}" if self.type is str else ""
         raise TypeError(
-            f"Param {self.name!r} takes {_type_name(self.type)}, not {type(value).__name__}: "
-            f"{value!r}"
+            f"Param {self.name!r} takes {_type_name(self.type)}, not {kind}: {value!r}{remedy}"
         )
 
     def _parse(self, text: str) -> Any:
@@ -164,18 +165,22 @@ class Inputs:
                 params.append(declared.name)
         if params or variables:
             raise MissingParameterError(
-                tuple(dict.fromkeys(params)), tuple(dict.fromkeys(variables))
+                tuple(dict.fromkeys(params)), tuple(dict.fromkeys(variables)), self._unknown()
             )
 
     def refuse_unknown(self) -> None:
         """Raise `ValueError` if a value was given for a name that nobody declared."""
-        unknown = [name for name in self._given if name not in self._declared]
+        unknown = self._unknown()
         if unknown:
             near = did_you_mean(unknown[0], self._declared)
             raise ValueError(
                 f"params names {', '.join(map(repr, unknown))}, which the target does not "
                 f"declare{near}"
             )
+
+    def _unknown(self) -> list[str]:
+        """The names that were given a value and that nothing declared."""
+        return [name for name in self._given if name not in self._declared]
 
     def value(self, declared: Param[Any] | Env) -> Any:
         """The value of a declared input."""

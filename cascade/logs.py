@@ -28,6 +28,7 @@ from cascade.events import (
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
+    check_bus,
 )
 from cascade.plain import error_text
 
@@ -51,6 +52,7 @@ def log_events(bus: MessageBus, logger: logging.Logger | None = None) -> Callabl
     f#0 is skipped: CacheHit
     >>> stop()
     """
+    check_bus(bus)
     log = logging.getLogger("cascade") if logger is None else logger
 
     def subscribed(kind: type[Event], line: Callable[[Any], Line]) -> Callable[[], None]:

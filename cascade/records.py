@@ -8,7 +8,7 @@ from dataclasses import fields
 from types import TracebackType
 from typing import Any, Final
 
-from cascade.events import Event, MessageBus
+from cascade.events import Event, MessageBus, check_bus
 from cascade.plain import plain, plain_mapping, text_of, type_name
 
 LIMIT: Final = 100_000
@@ -23,6 +23,7 @@ class Recording:
     def __init__(self, bus: MessageBus, limit: int = LIMIT) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"limit={limit!r} must be a whole number of events above 0")
+        check_bus(bus)
         self.limit = limit
         self.dropped = 0
         self._events: deque[Event] = deque(maxlen=limit)
@@ -57,7 +58,7 @@ class Recording:
 def record(bus: MessageBus, *, limit: int = LIMIT) -> Recording:
     """Keep the events of `bus` from now on, the last `limit` of them.
 
-    Raises `ValueError` for a `limit` that is not a whole number above 0.
+    Raises `ValueError` for a `limit` that is not a whole number above 0, `TypeError` for no bus.
 
     >>> import cascade as cs
     >>> bus = cs.MessageBus()

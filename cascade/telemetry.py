@@ -43,6 +43,7 @@ from cascade.events import (
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
+    check_bus,
 )
 from cascade.plain import error_text, text_of, type_name
 
@@ -80,6 +81,7 @@ def trace_runs(
         elif isinstance(event, RunStarted):
             runs[event.run_id] = _RunTrace(tracer, event)
 
+    check_bus(bus)
     unsubscribe = bus.subscribe(Event, hear)
 
     def end() -> None:

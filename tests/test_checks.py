@@ -295,6 +295,20 @@ def test_scopes_that_no_task_is_in():
     ]
 
 
+def test_a_default_of_another_type_than_the_values_is_a_hint():
+    """A Param takes text if it does not say its type, whatever its default is."""
+    counted = cs.Param("count", default=3)
+    others = [cs.Param("a"), cs.Param("b", "x"), cs.Param("c", None), cs.Param("d", 3, int)]
+    assert told([add(counted, counted), *others]) == [
+        "hint: Param 'count': a value given for it is a str, its default is 3; write type=int"
+    ]
+
+
+@cs.resource
+def database_of_checks():
+    yield {}
+
+
 @dataclass
 class Holder:
     held: object
@@ -307,6 +321,10 @@ def test_what_was_meant_to_be_computed_is_a_hint():
     ]
     assert told(add.map(x=[1, add])) == [
         "hint: add#0: its x has <Task add> in it, a task that was not called; write add(...)"
+    ]
+    assert told(add([database_of_checks])) == [
+        "hint: add#0: its x has <resource database_of_checks (run)> in it, not what it gives; "
+        "write cs.inject('database_of_checks')"
     ]
     coroutine = anyio.sleep(0)
     assert told(add(1, {"a": coroutine})) == [

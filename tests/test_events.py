@@ -162,7 +162,10 @@ def test_a_parked_attempt_says_what_blocks_it(watch):
     assert "gpu" in event.reason
     limit = cs.GlobalConstraint("my limit", "task:hold", "concurrency", {"limit": 1})
     (event,) = watch([hold(), hold()], cs.TaskBlocked, constraints=[limit])
-    assert "task:hold" in event.reason or "my limit" in event.reason
+    assert event.reason == "concurrency 'my limit' on 'task:hold'"
+    unnamed = cs.GlobalConstraint("concurrency:global", "global", "concurrency", {"limit": 1})
+    (event,) = watch([hold(), hold()], cs.TaskBlocked, constraints=[unnamed])
+    assert event.reason == "concurrency on 'global'"
 
 
 def test_task_ids_are_names_and_positions_in_plan_order(watch):

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 import cascade as cs
+from cascade.telemetry import trace_runs
 
 
 @cs.task
@@ -464,6 +465,19 @@ def test_an_option_of_an_engine_that_cannot_serve_is_refused_by_name(option):
     """What has not the methods of its protocol is a TypeError when the Engine is made."""
     with pytest.raises(TypeError, match=option):
         cs.Engine(**{option: 5})
+
+
+def test_a_backend_that_is_neither_is_refused_by_name():
+    """`backend` is one of the two event loops; another is a `ValueError`."""
+    with pytest.raises(ValueError, match="backend='trioo' must be 'asyncio' or 'trio'"):
+        cs.run(1, backend="trioo")
+
+
+@pytest.mark.parametrize("listen", [cs.record, cs.log_events, trace_runs])
+def test_what_listens_takes_the_bus_of_an_engine(listen):
+    """An engine itself is a `TypeError` that names its bus."""
+    with pytest.raises(TypeError, match=r"is no MessageBus; that of an engine is engine\.bus"):
+        listen(cs.Engine())
 
 
 def test_params_that_are_no_mapping_are_refused_by_name(start):

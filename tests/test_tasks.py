@@ -5,6 +5,7 @@ import copy
 import inspect
 import math
 import os
+import pickle
 import re
 import threading
 
@@ -519,6 +520,18 @@ def test_all_missing_parameters_are_one_error(run, monkeypatch):
     assert log == []
 
 
+def test_a_missing_parameter_tells_what_was_given_instead(run):
+    """Of a misspelt parameter the error names both: what is missing and what nothing declares."""
+    with pytest.raises(cs.MissingParameterError) as caught:
+        run(show(cs.Param("count"), cs.Param("more", "x")), params={"cuont": 1, "more": "y"})
+    assert (caught.value.params, caught.value.unknown) == (("count",), ("cuont",))
+    assert str(caught.value) == (
+        "no value for Param 'count'; pass params={'count': ...}; or declare a default; "
+        "given, but not declared: 'cuont'"
+    )
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
 @pytest.mark.parametrize("target", [lambda: show(1), lambda: show(cs.Param("n", default=1))])
 def test_an_unknown_parameter_is_a_value_error(run, target):
     """A name in `params` that the target does not declare is a `ValueError`."""
@@ -597,6 +610,10 @@ def test_all_other_names_are_names(run, name, other):
         (lambda lazy, task: cs.Router(task, {"a": 1}), "is a task, not a call of one"),
         (lambda lazy, task: lazy.with_cache(cs.InMemoryCache), "is a class; pass an instance"),
         (lambda lazy, task: cs.Param("n", int), "write type=int"),
+        (
+            lambda lazy, task: cs.run(cs.Param("n", default=3), params={"n": 5}),
+            "Param 'n' takes str, not int: 5; declare it with type=int",
+        ),
         (lambda lazy, task: cs.run(lazy, resources=cs.resource(_yields)), "must be a list"),
         (
             lambda lazy, task: cs.Engine(
