@@ -89,7 +89,7 @@ class Progress:
         failure: BaseException | None = None
         self._readers = []
         self._failed = False
-        self._display.start()
+        self._start_or_log()
         try:
             self._engine.on_run = self._on_run
             async with anyio.create_task_group() as group:
@@ -139,6 +139,13 @@ class Progress:
         except Exception:
             self._failed = True
             logger.exception("the progress cannot be shown any more")
+
+    def _start_or_log(self) -> None:
+        try:
+            self._display.start()
+        except Exception:
+            self._failed = True
+            logger.exception("the progress cannot be shown")
 
     def _stop_or_log(self) -> None:
         try:

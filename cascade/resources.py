@@ -270,11 +270,12 @@ def _ended_by_itself(definition: ResourceDefinition) -> RuntimeError:
 
 
 async def _set_up(definition: ResourceDefinition, generator: Any) -> Any:
+    is_async = inspect.isasyncgen(generator)
     try:
-        if inspect.isasyncgen(generator):
-            return await generator.__anext__()
-        return next(generator)
-    except (StopIteration, StopAsyncIteration):
+        return await generator.__anext__() if is_async else next(generator)
+    except (StopIteration, StopAsyncIteration) as stop:
+        if is_async != isinstance(stop, StopAsyncIteration):
+            raise  # Python tells a generator's own StopIteration apart, not one of the other kind
         raise RuntimeError(
             f"the resource {definition.name!r} did not yield; it must yield its value once"
         ) from None

@@ -424,7 +424,9 @@ class Run:
         """Await what stands alone right here: a task of its own would cost more than the call."""
         self._tasks += 1
         await self._carry_out(self._starting.pop())
-        if self._driver is not None and self._driver.is_cancelled():
+        if self._driver is None:  # trio raises a cancellation at each checkpoint, until it is over
+            await checkpoint_if_cancelled()
+        elif self._driver.is_cancelled():
             await checkpoint()
         self._raise_suppressed()
         await self.give_way()

@@ -445,3 +445,36 @@ def test_a_native_cancellation_waits_for_threads(use_vm, count):
         assert log == ["returned"] * count
 
     asyncio.run(program())
+
+
+@cs.task
+async def stubborn():
+    try:
+        await anyio.sleep(10)
+    except BaseException:  # against the rules of both loops, and yet it happens
+        return "too late"
+
+
+@pytest.mark.parametrize(
+    "make_target",
+    [
+        lambda: stubborn(),
+        lambda: nap(stubborn(), 0),
+        lambda: [stubborn(), stubborn()],
+        lambda: stubborn().with_timeout(50),
+    ],
+    ids=["alone", "then another", "two", "timed"],
+)
+def test_a_task_that_suppresses_the_cancellation_does_not_stop_it(inside, use_vm, make_target):
+    """The run is cancelled all the same, whether or not its driver awaits the task itself."""
+
+    async def main():
+        ends = []
+        engine = cs.Engine()
+        engine.bus.subscribe(cs.RunFinished, ends.append)
+        for _ in range(20):  # it must not depend on when a slice of time is over
+            with anyio.move_on_after(1) as scope:
+                await engine.run(make_target(), use_vm=use_vm)
+            assert (ends.pop().status, scope.cancelled_caught) == ("Cancelled", True)
+
+    inside(main)

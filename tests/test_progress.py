@@ -616,13 +616,19 @@ class Terminal(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize("takes", [3, 0])
-def test_a_console_that_fails_does_not_end_the_run(inside, use_vm, caplog, monkeypatch, takes):
+@pytest.mark.parametrize(
+    ("takes", "is_terminal"),
+    [(3, True), (0, False), (0, True)],
+    ids=["later", "no terminal", "at once"],
+)
+def test_a_console_that_fails_does_not_end_the_run(
+    inside, use_vm, caplog, monkeypatch, takes, is_terminal
+):
     """What cannot be shown is logged, once, and the run goes on; output is given back."""
     output = Terminal(1000)
     monkeypatch.setattr(sys, "stdout", output)
     file = Terminal(takes)
-    console = Console(file=file, width=80, force_terminal=bool(takes), _environ={})
+    console = Console(file=file, width=80, force_terminal=is_terminal, _environ={})
     replaced = []
 
     @cs.task

@@ -720,3 +720,22 @@ def test_a_resource_of_an_attempt_is_no_condition(run):
 
     with pytest.raises(ValueError, match="a condition of task 'work'"):
         run(work().run_if(cs.inject("connection")), resources=[connection])
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stop_that_a_set_up_raises_is_no_missing_yield(run, error, is_async):
+    """A Stop(Async)Iteration of the provider's own is told, as itself or as the cause."""
+
+    def give():
+        raise error("of its own")
+        yield
+
+    async def give_async():
+        raise error("of its own")
+        yield
+
+    provider = cs.resource(give_async if is_async else give, name="given")
+    with pytest.raises((RuntimeError, StopAsyncIteration)) as caught:
+        run(cs.task(lambda given: given, name="use")(cs.inject("given")), resources=[provider])
+    assert "of its own" in f"{caught.value} {caught.value.__cause__}"
