@@ -1,6 +1,6 @@
 """Hot loops: iterations carried out by fused code instead of evaluations of their own.
 
-A loop whose iterations were interpreted often enough (`HOT`) takes its place in plan order as one
+A loop of which enough was interpreted (`FusedTier.hot_after`) takes its place in plan order as one
 `HotLoop`. When its turn comes it runs fused code until the slice of time is over, or until the code
 leaves; then a frame is restored, and the interpreter goes on with it at that instruction. The next
 iteration comes back here.
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from cascade.vm.machine import Frame, Machine, Program
 
 
+MOST_KEPT: Final = 256  # answers, and linked codes, that one run keeps: it may meet any number
+
 Turns = tuple[tuple[int, ...], int]
 
 
@@ -62,6 +64,8 @@ class Watch:
         limits = run.engine.gate.limits
         if run.bus.hears_tasks or any(limits(name) for name in task_names):
             return False
+        if len(self._allowed) >= MOST_KEPT:
+            self._allowed.clear()
         self._allowed[task_names] = self.version
         return True
 

@@ -34,7 +34,7 @@ from cascade.values import Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import FusedRoutine, Linked
-from cascade.vm.hot import HotExpression, HotLoop, Watch, fused_or_reason, guards
+from cascade.vm.hot import MOST_KEPT, HotExpression, HotLoop, Watch, fused_or_reason, guards
 from cascade.vm.source import ABSENT, overwrites
 from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
@@ -193,6 +193,8 @@ class Machine(Strategy):
             slot = structure.slots[root]
             names = self._expressions.get(slot)
             if names is None:
+                if len(self._expressions) >= MOST_KEPT:
+                    self._expressions.clear()
                 names = self._expressions[slot] = _names_of_expressions(slot)
             given = names.intersection(overrides) if names else names
         key = (root, is_body, given)
@@ -282,6 +284,8 @@ class Machine(Strategy):
         linked = self._linked.get(program)
         if linked is None:
             assert isinstance(program.fused, FusedRoutine)
+            if len(self._linked) >= MOST_KEPT:
+                self._linked.clear()
             linked = self._linked[program] = guards(self, program.fused)
         return linked
 
