@@ -179,7 +179,7 @@ def test_the_program_prints_the_same_on_the_virtual_machine(root: Path) -> None:
 def test_make_run_passes_its_arguments_to_the_program() -> None:
     """`make run ARGS="--vm"` runs it on the virtual machine."""
     done = subprocess.run(
-        ["make", "--dry-run", "run", "ARGS=--vm"],
+        ["make", "--no-print-directory", "--dry-run", "run", "ARGS=--vm"],
         cwd=EXAMPLE.parent.parent,
         capture_output=True,
         text=True,
