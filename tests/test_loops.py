@@ -810,13 +810,11 @@ def test_a_loop_after_a_skipped_predecessor_is_skipped(run):
     assert ran == []
 
 
-def test_a_step_limit_tells_of_data_that_cannot_be_shown(run):
+def test_a_step_limit_tells_of_data_that_cannot_be_shown():
     """Data whose `repr` raises is told by its type."""
 
     class Odd:
         def __repr__(self):
             raise RuntimeError("no repr")
 
-    node = cs.task(lambda data=None: cs.Jump("again", Odd()), name="odd")()
-    with pytest.raises(cs.StepLimitError, match="its last data was <Odd>"):
-        run(cs.bind(node, cs.select_jump({"again": node})), max_steps=3)
+    assert str(cs.StepLimitError("loop", 3, Odd())).endswith("its last data was <Odd>")
