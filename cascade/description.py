@@ -7,7 +7,7 @@ out: where a literal stands, its number is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from cascade.expressions import NOTHING, check_target
@@ -42,6 +42,19 @@ def to_json(target: Any) -> dict[str, Any]:
     check_target(target)
     reading = read(target)
     return _Description(Structure(reading.key), reading.data).told()
+
+
+def check_format(description: Any) -> None:
+    """Raise `ValueError` unless `description` is what `to_json` of this version gives."""
+    found = description if isinstance(description, Mapping) else {}
+    if found.get("format") != FORMAT:
+        kind = type(description).__name__
+        raise ValueError(f"this {kind} does not describe a target; pass cs.to_json(target)")
+    if found.get("version") != VERSION:
+        raise ValueError(
+            f"the description has the version {found.get('version')!r}, and this Cascade reads "
+            f"version {VERSION}; make it anew with cs.to_json(target)"
+        )
 
 
 def task_to_json(task: Task[..., Any]) -> dict[str, Any]:

@@ -158,11 +158,17 @@ def _part(task: TaskReading | None, loop: LoopReading | None) -> str:
     parts += [f"{count:,} waiting for {reason}" for reason, count in task.waits.items()]
     counts = {"retried": task.retried, "failed": task.failed, "cached": task.cached}
     parts += [f"{count:,} {what}" for what, count in counts.items() if count]
-    if task.is_repeated:
-        parts.append(rate_text(task.rate))
+    parts += filter(None, [_rate_of(task, loop)])
     if task.left is not None:
         parts.append(f"{duration_text(task.left)} left")
     return f"{task.name} {', '.join(parts)}"
+
+
+def _rate_of(task: TaskReading, loop: LoopReading | None) -> str:
+    """That of the calls, or of the iterations, where not all of them are told as calls."""
+    if loop is not None and task.done < loop.iterations:
+        return rate_text(loop.rate)
+    return rate_text(task.rate) if task.is_repeated else ""
 
 
 def _iterations_text(loop: LoopReading) -> str:
@@ -243,7 +249,7 @@ def _add_row(
         _done_text(task),
         _number(task.running, "cyan"),
         *[_number(getattr(task, name), OPTIONAL[name]) for name in shown],
-        rate_text(task.rate) if task.is_repeated else "",
+        _rate_of(task, loop),
         duration_text(task.left) if task.left is not None else "",
     )
 

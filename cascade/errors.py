@@ -245,7 +245,10 @@ class StepLimitError(CascadeError, RuntimeError):
 
 
 def _brief(value: object, most: int = 200) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of a user's own: the message must be there all the same
+        return f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -36,12 +36,15 @@ def visualize(target: Any) -> Picture:
 class Picture:
     """A picture of a described target. `str` gives Mermaid; a notebook shows the SVG.
 
-    `description` is what `cs.to_json` gives, which may come from a file.
+    `description` is what `cs.to_json` gives, which may come from a file. Raises `ValueError` for
+    what is no such description, or of a version that this one cannot read.
     """
 
     def __init__(self, description: dict[str, Any]) -> None:
+        from cascade.description import check_format
         from cascade.drawing import draw
 
+        check_format(description)
         self._drawing: Drawing = draw(description)
 
     def __str__(self) -> str:

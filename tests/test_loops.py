@@ -808,3 +808,13 @@ def test_a_loop_after_a_skipped_predecessor_is_skipped(run):
     node = step().after(never().run_if(False))
     assert run(cs.bind(node, cs.select_jump({"again": node, "done": None}))) is None
     assert ran == []
+
+
+def test_a_step_limit_tells_of_data_that_cannot_be_shown():
+    """Data whose `repr` raises is told by its type."""
+
+    class Odd:
+        def __repr__(self):
+            raise RuntimeError("no repr")
+
+    assert str(cs.StepLimitError("loop", 3, Odd())).endswith("its last data was <Odd>")

@@ -177,6 +177,21 @@ def test_a_picture_may_be_made_of_a_description_from_a_file():
 
 
 @pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ({}, "this dict does not describe a target"),
+        (None, "this NoneType does not describe a target"),
+        ({"format": "cascade.blueprint", "version": 1}, "does not describe a target"),
+        ({"format": "cascade.target", "version": 2}, "has the version 2"),
+    ],
+)
+def test_a_picture_is_made_of_descriptions_that_it_can_read(description, said):
+    """Another file, and a later version of the form, are a `ValueError` that says so."""
+    with pytest.raises(ValueError, match=said):
+        cs.Picture(description)
+
+
+@pytest.mark.parametrize(
     "name",
     [NASTY, '"', "end", "`code`", "a\nb", "日本語", "&lt;"],
     ids=["nasty", "quote", "end", "code", "lines", "wide", "entity"],

@@ -513,6 +513,26 @@ def test_redirected_output_stays_free_of_progress(tmp_path):
     assert "page" not in said
 
 
+def test_the_rate_of_a_loop_is_that_of_its_iterations(inside, use_vm):
+    """Also where the virtual machine goes round by itself, and tells of iterations only."""
+
+    @cs.task
+    async def poll(n: int) -> Any:
+        await anyio.sleep(1)
+        return cs.Jump("again", n + 1) if n < 500 else n
+
+    node = poll(1)
+    console, said = plain()
+
+    async def main():
+        engine = cs.Engine()
+        async with cs.Progress(engine, console=console, interval=3600):
+            await engine.run(cs.bind(node, cs.select_jump({"again": node})), use_vm=use_vm)
+
+    inside(main)
+    assert said.getvalue() == "poll Succeeded after 8:20: poll 500 iterations, 1.0/s\n"
+
+
 # It changes nothing
 
 

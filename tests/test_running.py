@@ -427,6 +427,12 @@ def test_statistics_of_an_engine_are_frozen(inside, use_vm):
         statistics.plans = 5
 
 
+def test_a_virtual_machine_takes_no_state_backend():
+    """A VirtualMachine refuses an engine with a `state_backend`, which it would not use."""
+    with pytest.raises(ValueError, match="state_backend"):
+        cs.VirtualMachine(cs.Engine(state_backend=cs.InMemoryStateBackend()))
+
+
 def test_a_state_backend_is_cleared_between_evaluations(inside):
     """Iterations clear the record, unless it holds what an evaluation around them still needs."""
 

@@ -65,6 +65,11 @@ class VirtualMachine:
 
     def __init__(self, engine: Engine | None = None) -> None:
         self._engine = type(self).engine_class() if engine is None else engine
+        if self._engine.state_backend is not None:
+            raise ValueError(
+                "a state_backend records what the graph strategy does; "
+                "give the VirtualMachine an engine without one"
+            )
 
     async def execute(
         self,
