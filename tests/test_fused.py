@@ -1797,3 +1797,23 @@ def test_recorder_is_left_as_it_was(backend):
         return before.fused_entries, engine.statistics().fused_entries
 
     assert anyio.run(main, backend=backend) == (1, 2)
+
+
+def test_fused_code_can_be_read():
+    """`disassemble(target, fused=True)` shows the code of each routine, or why it has none."""
+
+    @cs.task
+    def step(n):
+        return cs.Jump("again", n + 1)
+
+    node = step(0)
+    shown = cs.disassemble(cs.bind(node, cs.select_jump({"again": node})), fused=True)
+    title, reason, _, iteration, code = shown.split("\n", 4)
+    assert title == "# step: 1 register"
+    assert reason.startswith("# left to the interpreter: ")
+    assert iteration == "# iteration of step: 1 register"
+    assert code.startswith("def link(")
+    assert "# 0 @0 call r0, t0, (k0) ; step#0" in code
+    compile(code, "shown", "exec")
+    assert shown == cs.disassemble(node, fused=True)  # the same text each time
+    assert cs.disassemble(7, fused=True).endswith("# left to the interpreter: it is a literal")
