@@ -23,6 +23,7 @@ import law_observed
 import law_tail_call
 import law_whole_run
 import memory
+import progress
 from harness import Backend, Case, Row, Setting, checkpoint_seconds, heading, line, measure
 
 LAWS = (
@@ -78,8 +79,9 @@ def main() -> None:
             print(line(row), flush=True)
     if options.vm and not options.only:
         for backend in backends:
-            for told in memory.lines(backend, options.quick):
-                print(told, flush=True)
+            for told in (memory, progress):
+                for text in told.lines(backend, options.quick):
+                    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,12 @@ def test_only_some_laws(bench: ModuleType) -> None:
     assert all("jump loop" in law or "tail" in law for law in laws)
 
 
+def test_what_progress_costs_is_told(bench: ModuleType, backend: str) -> None:
+    """What the display of progress costs is one line."""
+    (line,) = bench.progress.lines(backend, quick=True)
+    assert line.startswith(f"progress shown during 2,000 iterations, {backend}, vm: ")
+
+
 def test_memory_is_told(bench: ModuleType, backend: str) -> None:
     """The growth of memory over a loop is one line."""
     (line,) = bench.memory.lines(backend, quick=True)
