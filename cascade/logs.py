@@ -41,12 +41,13 @@ def log_events(bus: MessageBus, logger: logging.Logger | None = None) -> Callabl
     has them. Only events whose level is enabled for the logger at the time of this call are
     subscribed to. Levels up to WARNING need events of tasks; without them loops run faster.
 
-    >>> import sys
+    >>> import logging, sys
+    >>> import cascade as cs
     >>> logger = logging.Logger("doctest")
     >>> logger.addHandler(logging.StreamHandler(sys.stdout))
-    >>> bus = MessageBus()
-    >>> stop = log_events(bus, logger)
-    >>> bus.publish(TaskSkipped("run", 0.0, "f#0", "f", "CacheHit"))
+    >>> bus = cs.MessageBus()
+    >>> stop = cs.log_events(bus, logger)
+    >>> bus.publish(cs.TaskSkipped("run", 0.0, "f#0", "f", "CacheHit"))
     f#0 is skipped: CacheHit
     >>> stop()
     """
