@@ -104,6 +104,12 @@ class Activity:
         else:
             task.cancelled += 1
 
+    def called(self, name: str, count: int) -> None:
+        """So many calls were made and have succeeded."""
+        task = self._task(name)
+        task.started += count
+        task.succeeded += count
+
     def retried(self, name: str) -> None:
         """A failed attempt is going to be followed by another."""
         self._task(name).retried += 1

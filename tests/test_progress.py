@@ -255,6 +255,84 @@ def test_the_iterations_of_loops_are_counted(counted):
     assert activity.iterations["step"] == 1010
 
 
+@cs.task
+def again(n: int, value: int) -> Any:
+    return cs.Jump("again", {"n": n - 1}) if n else value
+
+
+@cs.task
+def unfold(n: int, value: int) -> Any:
+    return unfold(n - 1, total([value])) if n else value
+
+
+@cs.task
+async def drip(n: int) -> Any:
+    await anyio.sleep(1)
+    return cs.Jump("again", n - 1) if n else "over"
+
+
+def looped(node: cs.LazyResult[Any]) -> cs.LazyResult[Any]:
+    return cs.bind(node, cs.select_jump({"again": node}))
+
+
+HOT = {
+    "a loop with calls in it": lambda: looped(again(600, total([total([1]), 2]))),
+    "a loop that awaits": lambda: looped(drip(300)),
+    "returned expressions": lambda: unfold(400, 1),
+}
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_hot_loops_are_counted_as_others_are(inside, name):
+    """Fused code counts what the graph strategy counts, under subscribers too."""
+
+    async def counters(use_vm: bool, heard: bool) -> Activity:
+        found: list[Activity] = []
+        engine = cs.Engine()
+        engine.on_run = found.append
+        if heard:
+            engine.bus.subscribe(cs.TaskEvent, lambda event: None)
+        await engine.run(HOT[name](), use_vm=use_vm)
+        assert bool(engine.statistics().fused_entries) == use_vm
+        return found[0]
+
+    def told(activity: Activity) -> Any:
+        calls = {n: (t.started, t.succeeded) for n, t in activity.tasks.items()}
+        return calls, activity.iterations
+
+    reference = told(inside(counters, False, False))
+    assert told(inside(counters, True, False)) == reference
+    assert told(inside(counters, True, True)) == reference
+
+
+def test_a_loop_that_awaits_is_counted_while_it_goes_on(inside):
+    """Its iterations are there to be shown, and those of a cancelled loop too.
+
+    A batch of fused code, 64 iterations at most while they take no real time, is counted at once.
+    """
+
+    async def main() -> list[int]:
+        found: list[Activity] = []
+        engine = cs.Engine()
+        engine.on_run = found.append
+        seen = []
+
+        async def looks() -> None:
+            for _ in range(3):
+                await anyio.sleep(100)
+                seen.append(found[0].iterations["drip"])
+
+        with anyio.move_on_after(350):
+            async with anyio.create_task_group() as group:
+                group.start_soon(looks)
+                await engine.run(looped(drip(10**6)), use_vm=True)
+        return [*seen, found[0].iterations["drip"]]
+
+    *seen, last = inside(main)
+    assert all(0 <= at - count <= 64 + 1 for at, count in zip((100, 200, 300), seen, strict=True))
+    assert 350 - 1 <= last <= 350 + 1
+
+
 def test_a_run_nobody_shows_keeps_no_counters(inside, use_vm):
     """Without somebody who hears of runs there is nothing to count into."""
 

@@ -58,6 +58,7 @@ class FusedRoutine:
         self.constants = source.constants
         self.variables = source.variables
         self.task_names = source.task_names
+        self.sure_calls = source.sure_calls  # of each iteration: name of the task, how often
         self.may_skip = source.may_skip
         self.own_literals = tuple(
             (name, source.own[name]) for name in source.variables if source.own[name] < 0

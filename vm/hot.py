@@ -178,6 +178,8 @@ class HotCode:
                 return
             except BaseException as error:
                 if is_cancellation(error):
+                    _, left = self._fused.raised_at(error)
+                    self._count(left["done"] + left["i"])
                     raise
                 self._failed(error)
                 return
@@ -263,7 +265,12 @@ class HotCode:
         return linked.version == self._machine.watch.version if site is None else site.is_told
 
     def _count(self, iterations: int) -> None:
+        """So many iterations are over."""
         self._trampoline.count(self._counts_steps(), iterations)
+        activity = self._machine.run.activity
+        if activity is not None and not self._sites:  # observed calls are counted one by one
+            for name, calls in self._fused.sure_calls:
+                activity.called(name, calls * iterations)
 
     def _leave(self, pc: int, left: dict[str, Any]) -> None:
         """Go on in the interpreter: after the call of row `pc`, or before row `~pc`."""
@@ -295,6 +302,11 @@ class HotCode:
         frame = self._frame(left)
         frame.restore(self._trampoline.finish, pc, left, is_begun)
         self._machine.run.engine.fused_tier.exits += 1
+        activity = self._machine.run.activity
+        if activity is not None and not self._sites:
+            for row in frame.done_above(pc):
+                if isinstance(row, isa.Invocation):
+                    activity.called(frame.structure.slots[row.site].name, 1)
         return frame, self._program.routine.code[pc]
 
 
@@ -472,7 +484,8 @@ def guards(
         batch: int, done: int, most: int, now: float, last: float
     ) -> tuple[tuple[int, ...], int, float]:
         turns, limit = pace(batch, done, most, now, last)
-        if not turns and done < most:
+        # While somebody shows the run it pauses, so that what is done is counted.
+        if not turns and done < most and run.activity is None:
             await run.give_way()
             if not run.is_over and linked.version == watch.version:
                 turns, limit = fused.turns(fused.batch, done, most)

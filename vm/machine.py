@@ -352,7 +352,7 @@ class Frame(PlannedEvaluation):
         opened = self._opened
         for region in range(1, len(opened)):
             opened[region] = left[f"g{region}"]
-        for row in self._done_above(pc):
+        for row in self.done_above(pc):
             if isinstance(row, isa.Choose):
                 self._choose(self._slots[row.site], self._of(row.selector, left))
             elif _gives_value(row):
@@ -365,7 +365,7 @@ class Frame(PlannedEvaluation):
     def resume(self, pc: int, is_begun: bool) -> None:
         """Go on at row `pc`, which is going on already if `is_begun`; all above it is done."""
         program, opened = self.program, self._opened
-        written = {row.source for row in self._done_above(pc) if _gives_value(row)}
+        written = {row.source for row in self.done_above(pc) if _gives_value(row)}
         for index, row in enumerate(program.routine.code):
             missing = sum(source not in written for source in program.sources[index])
             self._counters[index] = missing + (not opened[row.at])
@@ -373,7 +373,8 @@ class Frame(PlannedEvaluation):
             if not is_done and not self._counters[index]:
                 self._machine.fired.append((self, index))
 
-    def _done_above(self, pc: int) -> Iterator[Any]:
+    def done_above(self, pc: int) -> Iterator[Any]:
+        """The rows above `pc` whose regions are open."""
         return (row for row in self.program.routine.code[:pc] if self._opened[row.at])
 
     def _of(self, ref: Ref, left: Mapping[str, Any]) -> Any:

@@ -23,6 +23,7 @@ Not every routine can be turned into a function: `NotFusable` says why.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from keyword import iskeyword
 from typing import Any, Final
@@ -68,6 +69,13 @@ class IterationSource:
                 for row in routine.code
                 if isinstance(row, isa.Invocation)
             )
+        )
+        self.sure_calls = tuple(
+            Counter(
+                self._slots[row.site].name
+                for row in routine.code
+                if isinstance(row, isa.Invocation) and row.at == 0
+            ).items()
         )
         self.may_skip = any(isinstance(row, isa.Branch | isa.Choose) for row in routine.code)
         self.own = dict(self._named_refs())
