@@ -484,8 +484,9 @@ def guards(
         batch: int, done: int, most: int, now: float, last: float
     ) -> tuple[tuple[int, ...], int, float]:
         turns, limit = pace(batch, done, most, now, last)
-        # While somebody shows the run it pauses, so that what is done is counted.
-        if not turns and done < most and run.activity is None:
+        if run.activity is not None:  # somebody shows the run: what is done is counted
+            return (), limit, run.slice_end
+        if not turns and done < most:
             await run.give_way()
             if not run.is_over and linked.version == watch.version:
                 turns, limit = fused.turns(fused.batch, done, most)
