@@ -209,6 +209,8 @@ class HotCode:
         if given is None:
             return None
         turns, limit = fused.turns(fused.batch, 0, most)
+        if fused.is_async and machine.run.activity is not None:
+            limit = 0  # each batch is counted: it may take any time
         linked = self._linked()
         if fused.is_slow:
             linked.forget()
