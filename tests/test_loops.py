@@ -696,7 +696,15 @@ def test_naming_a_task_in_a_class_body_does_not_change_it(run):
     assert run(loop_of(count(0))) == 3
 
 
-@pytest.mark.parametrize("kind", ["put on later", "of the class", "on an object"])
+OF_THE_CLASS = pytest.param(
+    "of the class",
+    marks=pytest.mark.skipif(
+        sys.version_info >= (3, 13), reason="classmethod does not ask the Task to bind any more"
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", ["put on later", OF_THE_CLASS, "on an object"])
 def test_the_first_parameter_comes_after_whatever_is_bound(run, kind):
     """Whether a call has a `self` or `cls` is told by how the Task was reached."""
 
