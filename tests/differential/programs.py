@@ -453,7 +453,9 @@ class Drawing:
         executes = self.chance(4)
         if executes:
             self.mark("executor")
-        if {"flaky", "loop"} <= self.features and (executes or self.flavour != "inline"):
+        # Evaluations that run at the same time must not count the failures of one call together.
+        overlaps = executes or self.flavour != "inline" or "inject task" in self.features
+        if {"flaky", "loop"} <= self.features and overlaps:
             self.nodes = [isolated(node) for node in self.nodes]
             self.mark("resource")
         if self.chance(2):
