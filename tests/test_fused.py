@@ -1817,3 +1817,25 @@ def test_fused_code_can_be_read():
     compile(code, "shown", "exec")
     assert shown == cs.disassemble(node, fused=True)  # the same text each time
     assert cs.disassemble(7, fused=True).endswith("# left to the interpreter: it is a literal")
+
+
+def test_one_run_may_have_any_number_of_hot_loops(inside):
+    """What a run keeps of fused code is bounded, and made again when it is needed."""
+
+    def counter(number):
+        @cs.task(name=f"count{number}")
+        def count(n):
+            return cs.Jump("again", n + 1) if n < 3 else (number, n)
+
+        node = count(0)
+        return cs.bind(node, cs.select_jump({"again": node}))
+
+    async def main():
+        engine = cs.Engine()
+        engine.fused_tier = FusedTier(0)
+        values = await engine.run([counter(number) for number in range(300)], use_vm=True)
+        return values, engine.statistics().fused_entries
+
+    values, entries = inside(main)
+    assert values == [(number, 3) for number in range(300)]
+    assert entries >= 300

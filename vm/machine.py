@@ -276,8 +276,6 @@ class Machine(Strategy):
 
     def may_fuse(self, fused: FusedRoutine) -> bool:
         """Whether fused code may run, with its calls observed if it has to be."""
-        if self.run.engine.executor is not None:
-            return False
         return not fused.may_skip or not self.run.bus.listens(TaskSkipped)
 
     def may_run(self, task_names: tuple[str, ...]) -> bool:
@@ -484,7 +482,7 @@ class Frame(PlannedEvaluation):
             self._machine.run.processor.attempt_failed(call, surfacing(call.slot.name, error))
         elif isinstance(error, Exception):
             self.failed(row, error)
-        else:
+        else:  # pragma: no cover (an interrupt that comes while a container is put together)
             self._machine.run.fail(error, f"in run {self._machine.run.id}")
 
     def failed(self, instruction: isa.Instruction, error: Exception) -> None:
