@@ -28,7 +28,8 @@ from cascade.expressions import Jump, LazyResult, TailCall
 from cascade.structure import Structure
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.disassemble import head
-from cascade.vm.source import BATCH, ExpressionSource, IterationSource, NotFusable
+from cascade.vm.fusable import NotFusable, features
+from cascade.vm.source import BATCH, ExpressionSource, IterationSource
 
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller
 NO_SITES: Final[Mapping[int, Callable[..., Any]]] = {}
@@ -40,36 +41,21 @@ _TURNS: Final = [tuple(range(batch)) for batch in range(BATCH + 1)]
 class FusedRoutine:
     """The code of a routine as a Python function, made once.
 
-    `variables` are the parameters of its task that iterations bring, `constants` the rows whose
-    values are there before the loop goes on, by register; `is_async` tells which kind of function
-    `run` is. `run(turns, limit, end, most, *literals, *constants, *variables)` returns
-    `(pc, locals)` when it leaves, `(None, locals)` when it pauses between two iterations.
+    `run(turns, limit, end, most, *literals, *constants, *variables)`, whose arguments the features
+    name, is a coroutine function if they say so. It returns `(pc, locals)` when it leaves,
+    `(None, locals)` when it pauses between two iterations.
     """
 
     def __init__(self, source: IterationSource) -> None:
+        self.features = features = source.features
         self.text = source.text
-        self.pcs = source.pcs
-        self.routine = source.routine
-        self.body = source.body
-        self.calls = source.calls
-        self.is_async = source.is_async
-        self.is_mixed = source.is_async and source.has_inline
-        self.literals = source.literals
-        self.constants = source.constants
-        self.variables = source.variables
-        self.task_names = source.task_names
-        self.sure_calls = source.sure_calls  # of each iteration: name of the task, how often
-        self.may_skip = source.may_skip
-        self.own_literals = tuple(
-            (name, source.own[name]) for name in source.variables if source.own[name] < 0
-        )
-        self.result = f"r{source.routine.code[source.body].dst}"  # type: ignore[attr-defined]
-        self.full = max(1, BATCH // source.calls)
+        self._pcs = source.pcs
+        self.full = max(1, BATCH // features.calls)
         self.batch = min(self.full, 4)
         self.is_slow = False  # then guards look at the clock after each call
         self._quick_calls = 0
         self._last_look = 0.0
-        self.filename = f"<cascade fused {source.slot.name} {next(_serial)}>"
+        self.filename = f"<cascade fused {features.slot.name} {next(_serial)}>"
         linecache.cache[self.filename] = (
             len(self.text),
             None,
@@ -93,7 +79,7 @@ class FusedRoutine:
 
         `sites` are called instead of the tasks' functions, by row.
         """
-        code = self.routine.code
+        code = self.features.routine.code
         tasks = {f"t{code[pc].site}": site for pc, site in sites.items()}  # type: ignore[attr-defined]
         return Linked(self._make(asked, tasks))
 
@@ -106,19 +92,19 @@ class FusedRoutine:
         while trace is not None and trace.tb_frame.f_code.co_filename != self.filename:
             trace = trace.tb_next
         assert trace is not None
-        return self.pcs[trace.tb_lineno - 1], dict(trace.tb_frame.f_locals)
+        return self._pcs[trace.tb_lineno - 1], dict(trace.tb_frame.f_locals)
 
     def accepts(self, overrides: Mapping[Any, Any]) -> bool:
         """Whether all that an iteration brings are variables of the code."""
-        return overrides.keys() <= set(self.variables)
+        return overrides.keys() <= set(self.features.variables)
 
     def brought(self, left: Mapping[str, Any]) -> dict[str, Any]:
         """What the iteration that was left had been brought, by parameter."""
-        return {name: left[f"p_{name}"] for name in self.variables}
+        return {name: left[f"p_{name}"] for name in self.features.variables}
 
     def data(self, left: Mapping[str, Any]) -> tuple[Any, ...]:
         """The data of the returned expression that was left."""
-        return tuple([left[f"k{index}"] for index in self.literals])
+        return tuple([left[f"k{index}"] for index in self.features.literals])
 
     # Pace
 
@@ -135,7 +121,7 @@ class FusedRoutine:
         self._tell_each(took / begun)
 
     def _tell_each(self, each: float) -> None:
-        if each > QUICK and self.calls > 1 and not self.is_slow:
+        if each > QUICK and self.features.calls > 1 and not self.is_slow:
             self.is_slow = True
             self._quick_calls = 0
 
@@ -208,10 +194,8 @@ def _is_of_call(name: str) -> bool:
 
 def fuse(structure: Structure, routine: Routine) -> FusedRoutine:
     """The fused code of a routine; raises `NotFusable` with the reason if there is none."""
-    if routine.root < 0:
-        raise NotFusable("it is a literal")
     kind = IterationSource if routine.is_body else ExpressionSource
-    return FusedRoutine(kind(structure, routine))
+    return FusedRoutine(kind(features(structure, routine)))
 
 
 def fused_listing(blueprint: Blueprint) -> str:

@@ -22,9 +22,10 @@ from cascade.sketch import is_literal
 from cascade.structure import PLAIN
 from cascade.values import Deferred, Skipped
 from cascade.vm import isa
+from cascade.vm.fusable import NotFusable
 from cascade.vm.fused import NO_SITES, FusedRoutine, Linked, fuse
 from cascade.vm.observed import Leave, Site
-from cascade.vm.source import ABSENT, NotFusable
+from cascade.vm.source import ABSENT
 
 if TYPE_CHECKING:
     from cascade.run import Run
@@ -105,12 +106,12 @@ class HotCode:
     @property
     def is_async(self) -> bool:
         """Whether its code awaits."""
-        return self._fused.is_async
+        return self._fused.features.is_async
 
     @property
     def is_mixed(self) -> bool:
         """Whether it calls inline tasks between its awaits, for which plan order counts."""
-        return self._fused.is_mixed
+        return self._fused.features.is_mixed
 
     @property
     def _fused(self) -> FusedRoutine:
@@ -209,7 +210,7 @@ class HotCode:
         if given is None:
             return None
         turns, limit = fused.turns(fused.batch, 0, most)
-        if fused.is_async and machine.run.activity is not None:
+        if fused.features.is_async and machine.run.activity is not None:
             limit = 0  # each batch is counted: it may take any time
         linked = self._linked()
         if fused.is_slow:
@@ -219,7 +220,7 @@ class HotCode:
     def _linked(self) -> Linked:
         machine, fused = self._machine, self._fused
         watch = machine.watch
-        if watch.allows(fused.task_names):
+        if watch.allows(fused.features.task_names):
             self._sites = {}
             return machine.linked(self._program)
         if self._observed is None or self._observed[:2] != (watch.version, self._program):
@@ -271,7 +272,7 @@ class HotCode:
         self._trampoline.count(self._counts_steps(), iterations)
         activity = self._machine.run.activity
         if activity is not None and not self._sites:  # observed calls are counted one by one
-            for name, calls in self._fused.sure_calls:
+            for name, calls in self._fused.features.sure_calls:
                 activity.called(name, calls * iterations)
 
     def _leave(self, pc: int, left: dict[str, Any]) -> None:
@@ -338,17 +339,17 @@ class HotLoop(HotCode):
         constants = self._constants()
         if constants is None:
             return None
-        own = {name: data[~ref] for name, ref in fused.own_literals}
-        brought = [self._overrides.get(name, own.get(name)) for name in fused.variables]
-        return [*[data[index] for index in fused.literals], *constants, *brought]
+        own = {name: data[~ref] for name, ref in fused.features.own_literals}
+        brought = [self._overrides.get(name, own.get(name)) for name in fused.features.variables]
+        return [*[data[index] for index in fused.features.literals], *constants, *brought]
 
     def has_constants(self) -> bool:
         """Whether what the interpreter would demand at once is there already."""
         return self._constants() is not None
 
     def _constants(self) -> list[Any] | None:
-        found = [self._constant(row) for row in self._fused.constants]
-        for row, value in zip(self._fused.constants, found, strict=True):
+        found = [self._constant(row) for row in self._fused.features.constants]
+        for row, value in zip(self._fused.features.constants, found, strict=True):
             if value.__class__ in _NO_CONSTANTS or (value is ABSENT and row.at == 0):
                 return None
         return found
@@ -383,11 +384,11 @@ class HotLoop(HotCode):
         self._overrides = self._fused.brought(left)
 
     def _follows(self, pc: int, left: dict[str, Any]) -> bool:
-        if pc != self._fused.body:
+        if pc != self._fused.features.body:
             return False
         machine, structure = self._machine, self._home.structure
         slot = structure.slots[self._program.routine.root]
-        found = self._trampoline.next_iteration(structure, slot, left[self._fused.result])
+        found = self._trampoline.next_iteration(structure, slot, left[self._fused.features.result])
         if found is None or self._trampoline.steps_left(self._counts_steps()) < 2:
             return False
         root, overrides = found
@@ -395,7 +396,7 @@ class HotLoop(HotCode):
         fused = program.fused
         if (
             not isinstance(fused, FusedRoutine)
-            or (fused.is_async, fused.is_mixed) != (self.is_async, self.is_mixed)
+            or (fused.features.is_async, fused.features.is_mixed) != (self.is_async, self.is_mixed)
             or not fused.accepts(overrides)
         ):
             return False
@@ -501,6 +502,6 @@ def guards(
             return True
         return is_literal(value)
 
-    asked = (leave, pace_async if fused.is_async else pace, usual, literal)
+    asked = (leave, pace_async if fused.features.is_async else pace, usual, literal)
     linked = fused.linked(asked, sites)
     return linked

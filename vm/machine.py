@@ -276,7 +276,7 @@ class Machine(Strategy):
 
     def may_fuse(self, fused: FusedRoutine) -> bool:
         """Whether fused code may run, with its calls observed if it has to be."""
-        return not fused.may_skip or not self.run.bus.listens(TaskSkipped)
+        return not fused.features.may_skip or not self.run.bus.listens(TaskSkipped)
 
     def may_run(self, task_names: tuple[str, ...]) -> bool:
         """Whether tasks of these names may be called without asking anybody."""

@@ -17,164 +17,43 @@ Each line knows its row, so that an exception tells where it came from.
 
 For a loop the end of an iteration reads the Jump or TailCall; for a returned expression it matches
 the expression against the structure, and what stands where literals stand is the next one's data.
-
-Not every routine can be turned into a function: `NotFusable` says why.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from typing import Any, Final
 
 from cascade.errors import RouteNotFoundError
-from cascade.structure import LIST, TASK, TUPLE, Ref, Slot, Structure
-from cascade.task import Parameters
+from cascade.structure import TASK, Ref, Slot
 from cascade.values import build
 from cascade.vm import isa
-from cascade.vm.blueprint import Blueprint, Routine
+from cascade.vm.blueprint import Blueprint
 from cascade.vm.disassemble import row_texts
+from cascade.vm.fusable import Features
 
 BATCH: Final = 64  # calls between two looks at the clock, while they are fast
-MOST_ROWS: Final = 128  # of a routine that is fused: compiling holds the loop
 ABSENT: Final = object()  # the value of a register that nothing was written to
-
-
-class NotFusable(Exception):
-    """The routine has something in it that only the interpreter does."""
 
 
 class IterationSource:
     """The text of one function, and which row each line of it belongs to."""
 
-    def __init__(self, structure: Structure, routine: Routine) -> None:
-        self._structure = structure
-        self._slots = structure.slots
-        self.routine = routine
-        self.slot = self._slots[routine.root]
-        self.body = len(routine.code) - 2
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self._slots = features.structure.slots
+        self._routine = features.routine
+        self._variables = features.variables
         self._lines: list[str] = []
         self.pcs: list[int] = []
         self._pc = -1
         self._depth = 0
-        self._comments = row_texts(Blueprint(structure, (routine,)), routine)
-        self._check()
-        self.is_async = any(isinstance(row, isa.Await) for row in routine.code)
-        self.has_inline = any(isinstance(row, isa.Call) for row in routine.code)
-        self.calls = sum(isinstance(row, isa.Invocation) for row in routine.code)
-        self.task_names = tuple(
-            dict.fromkeys(
-                self._slots[row.site].name
-                for row in routine.code
-                if isinstance(row, isa.Invocation)
-            )
-        )
-        self.sure_calls = tuple(
-            Counter(
-                self._slots[row.site].name
-                for row in routine.code
-                if isinstance(row, isa.Invocation) and row.at == 0
-            ).items()
-        )
-        self.may_skip = any(isinstance(row, isa.Branch | isa.Choose) for row in routine.code)
-        self.own = dict(self._named_refs())
-        self.variables = tuple(self._variables())
-        self.constants = tuple(row for row in routine.code if isinstance(row, _CONSTANT))
-        self.literals = tuple(sorted({~ref for ref in self._literal_refs()}))
+        blueprint = Blueprint(features.structure, (features.routine,))
+        self._comments = row_texts(blueprint, features.routine)
         self.names: dict[str, Any] = {}
         self._emit()
         self.text = "\n".join(self._lines) + "\n"
-
-    # What can be fused
-
-    def _check(self) -> None:
-        code = self.routine.code
-        if len(code) > MOST_ROWS:
-            raise NotFusable(f"it has {len(code)} rows, more than {MOST_ROWS}")
-        body = code[self.body] if self.body >= 0 else None
-        if not isinstance(body, isa.Call | isa.Await) or body.site != self.routine.root:
-            raise NotFusable("its target is no task that runs on the loop")
-        for row in code:
-            self._check_row(row)
-        self._check_regions(code)
-        self._check_order(code)
-
-    def _check_row(self, row: isa.Instruction) -> None:
-        if not isinstance(row, _FUSABLE):
-            raise NotFusable(f"{row.mnemonic} is left to the interpreter")
-        if not isinstance(row, isa.Invocation):
-            return
-        slot = self._slots[row.site]
-        for what, value in (("cache", slot.cache), ("timeout", slot.timeout)):
-            if value is not None:
-                raise NotFusable(f"task {slot.name!r} has a {what}")
-        if slot.amounts:
-            raise NotFusable(f"task {slot.name!r} takes capacity")
-
-    def _check_regions(self, code: tuple[isa.Instruction, ...]) -> None:
-        """Read from top to bottom, each region must be opened above all that stands in it."""
-        first: dict[int, int] = {}
-        for pc, row in enumerate(code):
-            first.setdefault(row.at, pc)
-        for pc, row in enumerate(code):
-            if any(first.get(region, pc) < pc for region in row.opens()):
-                raise NotFusable("a value is wanted by guards that come one after the other")
-
-    def _check_order(self, code: tuple[isa.Instruction, ...]) -> None:
-        """An await stands alone: all calls above lead to it, all below need it."""
-        ancestors: list[int] = []
-        producers: dict[int, int] = {}
-        openers: dict[int, int] = {}
-        calls = 0
-        for pc, row in enumerate(code):
-            mine = openers.get(row.at, 0)
-            for register in row.reads():
-                mine |= producers.get(register, 0)
-            ancestors.append(mine)
-            own = mine | 1 << pc
-            if isinstance(row, isa.Producer):
-                producers[row.dst] = producers.get(row.dst, 0) | own
-            for region in row.opens():
-                openers[region] = openers.get(region, 0) | own
-            if isinstance(row, isa.Invocation):
-                calls |= 1 << pc
-        for pc, row in enumerate(code):
-            if not isinstance(row, isa.Await):
-                continue
-            above = calls & ((1 << pc) - 1)
-            below = [q for q in range(pc + 1, len(code)) if calls >> q & 1]
-            if above & ~ancestors[pc] or any(not ancestors[q] >> pc & 1 for q in below):
-                raise NotFusable("its async tasks may run at the same time as others")
-
-    # What it is given
-
-    def _parameters(self) -> Parameters:
-        return self.slot.task.parameters
-
-    def _named_refs(self) -> Iterator[tuple[str, Ref]]:
-        """The parameters of the body that an iteration may bring, with their own arguments."""
-        parameters = self._parameters()
-        names = parameters.positional
-        yield from zip(names, self.slot.args, strict=False)
-        keywords = parameters.names[len(names) :]
-        yield from ((name, ref) for name, ref in self.slot.kwargs if name in keywords)
-
-    def _variables(self) -> Iterator[str]:
-        given = self.routine.given
-        named = dict(self._named_refs())
-        if not given <= set(named):
-            raise NotFusable("its iterations bring arguments that no parameter names")
-        yield from (name for name, ref in named.items() if ref < 0 or name in given)
-
-    def _literal_refs(self) -> Iterator[Ref]:
-        for row in self.routine.code:
-            if isinstance(row, _CONSTANT):
-                continue
-            yield from (ref for ref in row.refs() if ref < 0)
-            if isinstance(row, isa.List | isa.Tuple | isa.Dict) and self._slots[row.site].data:
-                yield self._slots[row.site].data
-        yield from (ref for name, ref in self.own.items() if name in self.variables and ref < 0)
 
     # Text
 
@@ -191,16 +70,16 @@ class IterationSource:
         cells = self._cells()
         cells += [
             f"c{pc}"
-            for pc, row in enumerate(self.routine.code)
-            if isinstance(row, isa.Invocation) and pc != self.body
+            for pc, row in enumerate(self._routine.code)
+            if isinstance(row, isa.Invocation) and pc != self.features.body
         ]
         body_at = len(self._lines)
         with self._block("def link():"):  # the names are filled in below
             self._line(f"{' = '.join(cells)} = None")
-            given = [f"k{index}" for index in self.literals]
-            given += [_given_name(row) for row in self.constants]
-            given += [f"p_{name}" for name in self.variables]
-            head = f"{'async ' if self.is_async else ''}def run"
+            given = [f"k{index}" for index in self.features.literals]
+            given += [_given_name(row) for row in self.features.constants]
+            given += [f"p_{name}" for name in self._variables]
+            head = f"{'async ' if self.features.is_async else ''}def run"
             with self._block(f"{head}({', '.join(['turns', 'limit', 'end', 'most', *given])}):"):
                 self._emit_turns()
             self._line("return run")
@@ -218,24 +97,24 @@ class IterationSource:
             self._line("done += batch")
             self._line("now = clock()")
             with self._block("if now >= end or done >= limit:"):
-                if self.is_async:
+                if self.features.is_async:
                     self._line("turns, limit, end = await pace(batch, done, most, now, last)")
                 else:
                     self._line("turns, limit = pace(batch, done, most, now, last)")
                 with self._block("if not turns:"):
                     self._line("return None, locals()")
                 self._line("batch = len(turns)")
-                if self.is_async:
+                if self.features.is_async:
                     self._line("now = clock()")
             self._line("last = now")
 
     def _emit_rows(self) -> None:
-        for region in range(1, self.routine.regions):
+        for region in range(1, self._routine.regions):
             self._line(f"g{region} = False")
         block: _Block | None = None
         region = 0
         calls = 0
-        for pc, row in enumerate(self.routine.code[:-1]):
+        for pc, row in enumerate(self._routine.code[:-1]):
             if row.at != region:
                 if block is not None:
                     block.__exit__()
@@ -245,7 +124,7 @@ class IterationSource:
                     block.__enter__()
             self._pc = pc
             _EMIT[type(row)](self, pc, row)
-            if isinstance(row, isa.Invocation) and pc != self.body:
+            if isinstance(row, isa.Invocation) and pc != self.features.body:
                 calls += 1
                 if not calls % BATCH:
                     with self._block("if clock() >= end:"):
@@ -258,17 +137,17 @@ class IterationSource:
         return f"k{~ref}" if ref < 0 else f"r{ref}"
 
     def _arguments(self, row: isa.Invocation) -> str:
-        is_body = row.site == self.routine.root
-        names = self._parameters().positional if is_body else []
+        is_body = row.site == self._routine.root
+        names = self.features.parameters.positional if is_body else []
         shown = [
             f"p_{names[position]}"
-            if position < len(names) and names[position] in self.variables
+            if position < len(names) and names[position] in self._variables
             else self._value(ref)
             for position, ref in enumerate(row.args)
         ]
-        keywords = self._parameters().names[len(names) :] if is_body else []
+        keywords = self.features.parameters.names[len(names) :] if is_body else []
         for name, ref in row.kwargs:
-            is_brought = name in keywords and name in self.variables
+            is_brought = name in keywords and name in self._variables
             value = f"p_{name}" if is_brought else self._value(ref)
             shown.append(f"{name}={value}" if _is_plain(name) else f"**{{{name!r}: {value}}}")
         return ", ".join(shown)
@@ -285,7 +164,7 @@ class IterationSource:
 
     def _emit_call(self, pc: int, row: isa.Invocation) -> None:
         self._call(pc, row)
-        if pc == self.body:
+        if pc == self.features.body:
             self._emit_end(pc, f"r{row.dst}")
             return
         with self._block(f"if r{row.dst}.__class__ is not c{pc} and leave({pc}, r{row.dst}):"):
@@ -295,7 +174,7 @@ class IterationSource:
         self._line(f"if {self._value(row.condition)}:", self._comments[pc])
         self._line(f"    g{row.then} = True")
         self._line("else:")
-        if row.otherwise == isa.NOWHERE or row.site == self.routine.root:
+        if row.otherwise == isa.NOWHERE or row.site == self._routine.root:
             self._line(f"    return {pc}, locals()")
         else:
             self._line(f"    g{row.otherwise} = True")
@@ -345,7 +224,7 @@ class IterationSource:
         return ["jump", "tail", "plain"]
 
     def _emit_end(self, pc: int, result: str) -> None:
-        home = [] if self.slot.bound is None else self._keys_home(self.slot.bound)
+        home = [] if self.features.slot.bound is None else self._keys_home(self.features.slot.bound)
         if home:
             with self._block(f"if {result}.__class__ is jump:"):
                 self._emit_jump(pc, result, home)
@@ -355,29 +234,29 @@ class IterationSource:
             self._line(f"return {pc}, locals()")
 
     def _keys_home(self, bound: int) -> list[Any]:
-        routes = self._structure.selectors[bound]
-        return [key for key, route in routes.items() if route == self.routine.root]
+        routes = self.features.structure.selectors[bound]
+        return [key for key, route in routes.items() if route == self._routine.root]
 
     def _emit_jump(self, pc: int, result: str, home: list[Any]) -> None:
-        assert self.slot.bound is not None
+        assert self.features.slot.bound is not None
         for number, key in enumerate(home):
             self.names[f"key{number}"] = key
         self.names["leads_home"] = _leads_to(
-            self.routine.root, self._structure.selectors[self.slot.bound]
+            self._routine.root, self.features.structure.selectors[self.features.slot.bound]
         )
         others = " and ".join(f"key is not key{number}" for number in range(len(home)))
         self._line(f"key = {result}.target_key")
         with self._block(f"if {others} and not leads_home(key):"):
             self._line(f"return {pc}, locals()")
         self._line(f"d = {result}.data")
-        first = self._parameters().first(is_method=self.slot.is_method)
-        takes_first = first in self.variables and self.routine.given <= {first}
+        first = self.features.parameters.first(is_method=self.features.slot.is_method)
+        takes_first = first in self._variables and self._routine.given <= {first}
         if takes_first:
             with self._block("if d.__class__ is plain:"):
                 self._assign({str(first): "d"})
         with self._block(f"{'elif' if takes_first else 'if'} d.__class__ is dict:"):
             self._assign_named(pc, "d")
-        if not self.routine.given:
+        if not self._routine.given:
             with self._block("elif d is None:"):
                 self._assign({})
         if takes_first:
@@ -400,17 +279,17 @@ class IterationSource:
 
     def _assign(self, brought: Mapping[str, str]) -> None:
         """The arguments that the next iteration is given; the others are the node's own again."""
-        if not self.variables:
+        if not self._variables:
             self._line("pass")
-        for name in self.variables:
+        for name in self._variables:
             value = brought.get(name)
             self._line(f"p_{name} = {self._own_value(name) if value is None else value}")
 
     def _assign_named(self, pc: int, data: str) -> None:
         """By parameter: mostly all of them, else those that are there and no others."""
-        names = self.variables
+        names = self._variables
         counted = " + ".join(f"({name!r} in {data})" for name in names) or "0"
-        needed = [name for name in names if name in self.routine.given]
+        needed = [name for name in names if name in self._routine.given]
         missing = "".join(f" or {name!r} not in {data}" for name in needed)
         if names:
             with self._block(f"if len({data}) == {len(names)}:"):
@@ -434,16 +313,16 @@ class IterationSource:
                 )
 
     def _own_value(self, name: str) -> str:
-        return self._value(self.own[name])
+        return self._value(self.features.own[name])
 
     def _assign_positional(self, pc: int) -> None:
         """By how many arguments a TailCall has, as far as they are all variables."""
-        names = self._parameters().positional[1 if self.slot.is_method else 0 :]
-        most = next((i for i, n in enumerate(names) if n not in self.variables), len(names))
+        names = self.features.parameters.positional[1 if self.features.slot.is_method else 0 :]
+        most = next((i for i, n in enumerate(names) if n not in self._variables), len(names))
         word = "if"
         self._line("n = len(a)")
         for number in range(most, -1, -1):
-            if not self.routine.given <= set(names[:number]):
+            if not self._routine.given <= set(names[:number]):
                 break
             with self._block(f"{word} n == {number}:"):
                 self._assign({name: f"a[{i}]" for i, name in enumerate(names[:number])})
@@ -462,30 +341,14 @@ class ExpressionSource(IterationSource):
     the structure has a literal is its data.
     """
 
-    def _check(self) -> None:
-        super()._check()
-        for slot in self._slots:
-            policies = (slot.conditions, slot.after, slot.retry, slot.bound)
-            is_call = slot.kind is TASK and not slot.task.pure and not slot.kwargs
-            if any(policies) or slot.is_method or not (is_call or slot.kind in (LIST, TUPLE)):
-                raise NotFusable("only an expression of plain calls is matched")
-            if not is_call and slot.data:
-                raise NotFusable("only plain lists and tuples are matched")
-
-    def _variables(self) -> Iterator[str]:
-        return iter(())
-
-    def _literal_refs(self) -> Iterator[Ref]:
-        yield from range(-self._structure.literals, 0)
-
     def _cells(self) -> list[str]:
-        return ["lazy", *(f"d{number}" for number in range(self._structure.literals))]
+        return ["lazy", *(f"d{number}" for number in range(self.features.structure.literals))]
 
     def _emit_end(self, pc: int, result: str) -> None:
         with self._block(f"if {result}.__class__ is not lazy:"):
             self._line(f"return {pc}, locals()")
-        names: dict[int, str] = {self.routine.root: result}
-        todo = [self.routine.root]
+        names: dict[int, str] = {self._routine.root: result}
+        todo = [self._routine.root]
         for index in todo:  # grows, and ends: what a call needs has a lower index
             todo += self._emit_match(pc, self._slots[index], names)
         if not self._is_path():
@@ -493,7 +356,7 @@ class ExpressionSource(IterationSource):
                 f"if len({{{', '.join(f'id({n})' for n in names.values())}}}) != {len(names)}:"
             ):
                 self._line(f"return {pc}, locals()")
-        for number in self.literals:
+        for number in self.features.literals:
             self._line(f"k{number} = n{number}")
 
     def _emit_match(self, pc: int, slot: Slot, names: dict[int, str]) -> list[int]:
@@ -502,7 +365,7 @@ class ExpressionSource(IterationSource):
         refs = slot.args if slot.kind is TASK else slot.members
         if slot.kind is TASK:
             self.names[f"x{slot.index}"] = slot.task
-            lazy = "" if slot.index == self.routine.root else f"{name}.__class__ is not lazy or "
+            lazy = "" if slot.index == self._routine.root else f"{name}.__class__ is not lazy or "
             parameters = slot.task.parameters
             keywords = f" or {name}.kwargs" if parameters.has_keywords else ""
             test = (
@@ -590,7 +453,6 @@ def _leads_to(root: Ref, routes: Mapping[Any, Ref | None]) -> Callable[[Any], bo
     return leads_home
 
 
-_CONSTANT: Final = (isa.Shared, isa.Outer, isa.Param, isa.Inject)
 _EMIT: Final[Mapping[type[isa.Instruction], Callable[[IterationSource, int, Any], None]]] = {
     isa.Call: IterationSource._emit_call,
     isa.Await: IterationSource._emit_call,
@@ -608,4 +470,3 @@ _EMIT: Final[Mapping[type[isa.Instruction], Callable[[IterationSource, int, Any]
     isa.Inject: IterationSource._emit_constant,
     isa.Follow: IterationSource._emit_follow,
 }
-_FUSABLE: Final = (*_EMIT, isa.Return)
