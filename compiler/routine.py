@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from cascade.compiler.reach import Reach
 from cascade.structure import (
@@ -400,17 +400,15 @@ def _renumbered(code: list[isa.Instruction]) -> tuple[tuple[isa.Instruction, ...
 
 
 def _with_regions(instruction: isa.Instruction, number: Callable[[int], int]) -> isa.Instruction:
-    changes: dict[str, Any] = {"at": number(instruction.at)}
-    for operand in instruction.operands:
-        value = getattr(instruction, operand.name)
-        if operand.kind == "Region":
-            changes[operand.name] = number(value)
-        elif operand.kind == "tuple[tuple[Ref, Region], ...]":
-            changes[operand.name] = tuple([(ref, number(region)) for ref, region in value])
-    if all(getattr(instruction, name) == value for name, value in changes.items()):
-        return instruction
     same = {operand.name: getattr(instruction, operand.name) for operand in instruction.operands}
-    return type(instruction)(**{**same, **changes})
+    changed = {
+        operand.name: operand.renumbered(same[operand.name], number)
+        for operand in instruction.operands
+    }
+    at = number(instruction.at)
+    if at == instruction.at and changed == same:
+        return instruction
+    return type(instruction)(**{**changed, "at": at})
 
 
 def routes_of(structure: Structure, root: Ref) -> Iterator[int]:

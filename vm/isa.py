@@ -58,6 +58,10 @@ class Operand:
         """The regions that the field may open."""
         return KINDS[self.kind].regions(value)
 
+    def renumbered(self, value: Any, number: Callable[[Region], Region]) -> Any:
+        """The field with its regions numbered anew."""
+        return KINDS[self.kind].renumbered(value, number)
+
     def text(self, value: Any) -> str:
         """The field as the listing shows it."""
         return KINDS[self.kind].text(value)
@@ -67,13 +71,18 @@ def _none(_: Any) -> tuple[int, ...]:
     return ()
 
 
+def _unchanged(value: Any, _: Callable[[Region], Region]) -> Any:
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How operands of one kind are read and shown."""
+    """How operands of one kind are read, shown, and numbered anew."""
 
     text: Callable[[Any], str]
     refs: Callable[[Any], tuple[Ref, ...]] = _none
     regions: Callable[[Any], tuple[Region, ...]] = _none
+    renumbered: Callable[[Any, Callable[[Region], Region]], Any] = _unchanged
 
 
 def ref_text(ref: Ref | None) -> str:
@@ -100,7 +109,11 @@ KINDS: Final[dict[str, Kind]] = {
     "Site": Kind(lambda site: f"t{site}"),
     "Const": Kind(lambda const: f"k{const}"),
     "Ref": Kind(ref_text, lambda ref: (ref,)),
-    "Region": Kind(_region_text, regions=lambda region: () if region == NOWHERE else (region,)),
+    "Region": Kind(
+        _region_text,
+        regions=lambda region: () if region == NOWHERE else (region,),
+        renumbered=lambda region, number: number(region),
+    ),
     "tuple[Ref | None, ...]": Kind(_many, _given),
     "tuple[tuple[str, Ref | None], ...]": Kind(
         lambda named: f"({', '.join(f'{name}={ref_text(ref)}' for name, ref in named)})",
@@ -109,6 +122,7 @@ KINDS: Final[dict[str, Kind]] = {
     "tuple[tuple[Ref, Region], ...]": Kind(
         lambda routes: f"({', '.join(_region_text(region) for _, region in routes)})",
         regions=lambda routes: tuple([region for _, region in routes]),
+        renumbered=lambda routes, number: tuple([(ref, number(region)) for ref, region in routes]),
     ),
 }
 
