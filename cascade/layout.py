@@ -213,9 +213,6 @@ class _Layouter:
                 self._settle(row, x, neighbours.__getitem__)
         return x
 
-    def _both(self, number: int) -> list[int]:
-        return self._above[number] + self._below[number]
-
     def _settle(
         self, row: list[int], x: list[float], neighbours: Callable[[int], list[int]]
     ) -> None:

@@ -129,13 +129,6 @@ class Task(Generic[P, R]):
         _refuse_positional(self, by_name_only)
         return _mapped(self, iterables, NO_KWARGS)
 
-    def bind_arguments(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """The positional and keyword arguments of a full call, defaults filled in."""
-        call: LazyResult[Any] = self.__call__(*args, **kwargs)
-        return call.args, call.kwargs
-
     def override(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str, *, is_method: bool
     ) -> dict[Any, Any]:
