@@ -47,7 +47,7 @@ class Case:
     timed. "own loop": each round starts an event loop, `cs.run` beside `anyio.run`.
 
     `at_most` is the ratio that the virtual machine is to reach, `micros` how many microseconds a
-    unit may cost more than by hand. `engine` makes the engine. `seconds` tells what counts of the
+    unit may cost more than by hand. `engine` makes the engine. `seconds` reads what counts off the
     run just done, ours or the one by hand, where that is not the time it took.
     """
 
@@ -196,7 +196,7 @@ async def repeats_of(work: Work) -> int:
 
 
 async def timed(work: Work, repeats: int, seconds: Callable[[], float] | None = None) -> float:
-    """The seconds that one run of `work` takes, or those that `seconds` tells of it."""
+    """The seconds that one run of `work` takes, or those that `seconds` reads off it."""
     counted = 0.0
     started = perf_counter()
     for _ in range(repeats):

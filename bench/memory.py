@@ -1,6 +1,6 @@
 """A loop of ten million iterations leaves memory as it was: resident pages and objects.
 
-A first part of the loop warms everything up; what is told is the growth from there to the end.
+A first part of the loop warms everything up; what is shown is the growth from there to the end.
 """
 
 from __future__ import annotations

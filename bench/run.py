@@ -79,8 +79,8 @@ def main() -> None:
             print(line(row), flush=True)
     if options.vm and not options.only:
         for backend in backends:
-            for told in (memory, progress):
-                for text in told.lines(backend, options.quick):
+            for table in (memory, progress):
+                for text in table.lines(backend, options.quick):
                     print(text, flush=True)
 
 

@@ -48,12 +48,12 @@ def described(value: Any) -> str:
 
 def described_error(error: BaseException) -> str:
     """Type and message of an exception, of its cause, and of what it groups."""
-    told: list[str] = []
+    texts: list[str] = []
     todo: list[tuple[str, BaseException]] = [("", error)]
     seen: set[int] = set()
     while todo:
         relation, current = todo.pop()
-        told.append(f"{relation}{_ADDRESS.sub('', error_text(current))}")
+        texts.append(f"{relation}{_ADDRESS.sub('', error_text(current))}")
         if id(current) in seen:
             continue
         seen.add(id(current))
@@ -61,7 +61,7 @@ def described_error(error: BaseException) -> str:
             todo.append((" caused by ", current.__cause__))
         if isinstance(current, BaseExceptionGroup):
             todo += [(" with ", each) for each in reversed(current.exceptions)]
-    return "".join(told)
+    return "".join(texts)
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Observation:
 
 
 class Recorder:
-    """Records one run of an engine: `with` it, tell it the outcome, then ask what was `settled`."""
+    """Records one run of an engine: `with` it, give it the outcome, then ask what was `settled`."""
 
     def __init__(self, engine: Engine, where: str) -> None:
         self.seen = Observation(where)
@@ -184,12 +184,12 @@ def difference(first: Observation, second: Observation, *, timed: bool = False) 
             held = ", ".join(f"{name}: {value}" for name, value in each.left.items())
             return f"{each.where} left something behind: {held}"
     if first.kind != second.kind:
-        return _told("the outcomes differ", first, first.outcome, second, second.outcome)
+        return _difference("the outcomes differ", first, first.outcome, second, second.outcome)
     failed = first.kind != "value"
     if first.outcome != second.outcome and not (failed and _same_instant(first, second)):
-        return _told("the outcomes differ", first, first.outcome, second, second.outcome)
+        return _difference("the outcomes differ", first, first.outcome, second, second.outcome)
     if timed and failed and first.ended != second.ended:
-        return _told("they end apart", first, str(first.ended), second, str(second.ended))
+        return _difference("they end apart", first, str(first.ended), second, str(second.ended))
     return _events_differ(first, second, failed, timed) or _resources_differ(first, second, failed)
 
 
@@ -225,13 +225,15 @@ def _events_differ(
         else:
             agree = texts == others
         if not agree:
-            return _told(f"the events of {task_id} differ", first, str(texts), second, str(others))
+            return _difference(
+                f"the events of {task_id} differ", first, str(texts), second, str(others)
+            )
     if failed:
         return None
     for name in sorted(cached):
         one_bag, other_bag = _bag(first, name), _bag(second, name)
         if one_bag != other_bag:
-            return _told(
+            return _difference(
                 f"the events of the cached task {name!r} differ",
                 first,
                 str(sorted((one_bag - other_bag).elements())),
@@ -276,7 +278,7 @@ def _before(events: list[tuple[float, str]], end: float) -> list[str]:
 def _resources_differ(first: Observation, second: Observation, failed: bool) -> str | None:
     if failed or first.resources == second.resources:
         return None
-    return _told(
+    return _difference(
         "the resources set up differ",
         first,
         str(sorted((first.resources - second.resources).items())),
@@ -285,6 +287,6 @@ def _resources_differ(first: Observation, second: Observation, failed: bool) -> 
     )
 
 
-def _told(what: str, first: Observation, one: str, second: Observation, other: str) -> str:
+def _difference(what: str, first: Observation, one: str, second: Observation, other: str) -> str:
     width = max(len(first.where), len(second.where))
     return f"{what}\n  {first.where:{width}}: {one}\n  {second.where:{width}}: {other}"

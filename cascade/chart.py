@@ -54,10 +54,10 @@ class _Row:
 def _rows(run: RunRecord) -> tuple[list[_Row], str]:
     """The rows in the order of their beginnings, and what each of them stands for."""
     rows: list[_Row] = []
-    told: list[Execution | TaskSkipped] = [*run.executions, *run.skips]
+    shown: list[Execution | TaskSkipped] = [*run.executions, *run.skips]
     for level in ("", "items of a map", "tasks of a name"):
         found: dict[str, _Row] = {}
-        for event in told:
+        for event in shown:
             id = event.task_id
             name = event.task_name if "name" in level else general_id(id) if level else id
             row = found.setdefault(name, _Row(name))
@@ -140,12 +140,12 @@ class _Scale:
 
 def _row(row: _Row, scale: _Scale, is_merged: bool) -> str:
     bars = _density(row, scale) if is_merged else "".join(_bars(row, scale))
-    told = "".join(f"<li>{escaped(line)}</li>" for line in _told(row, scale))
+    history = "".join(f"<li>{escaped(line)}</li>" for line in _history(row, scale))
     name = escaped(row.name)
     return (
         f'<details class=row data-name="{name}"><summary><div class="name id" title="{name}">'
         f'{name}</div><div class=track style="background-size:{scale.grid} 100%">{bars}</div>'
-        f"</summary><ul class=told>{told}</ul></details>\n"
+        f"</summary><ul class=history>{history}</ul></details>\n"
     )
 
 
@@ -178,7 +178,7 @@ def _phrase(span: Span) -> str:
     return f"{words}: {span.about}" if span.about else words
 
 
-def _told(row: _Row, scale: _Scale) -> Iterator[str]:
+def _history(row: _Row, scale: _Scale) -> Iterator[str]:
     """What a row did, in words, up to a bound."""
     lines = 0
     for execution in row.executions:

@@ -135,7 +135,7 @@ class _Checks:
         self._data = data
         self._slots = structure.slots
         self._nodes = Plan(structure, structure.root).all_nodes()
-        self._told: dict[Task[..., Any], Jumps] = {}
+        self._known: dict[Task[..., Any], Jumps] = {}
 
     def _ids(self) -> Iterator[tuple[Slot, str]]:
         return ((self._slots[index], node.id) for index, node in self._nodes.items())
@@ -220,7 +220,7 @@ class _Checks:
         return None
 
     def _skips(self) -> dict[int, _Skip]:
-        """Why a slot can have no value, by slot, as far as literals tell."""
+        """Why a slot can have no value, by slot, as far as literals show it."""
         skips: dict[int, _Skip] = {}
         for slot in self._slots:  # what a slot needs comes before it
             skip = self._skip(slot, skips)
@@ -285,16 +285,16 @@ class _Checks:
                     yield Finding("error", where, f"it jumps to the unknown key {key!r}{near}")
 
     def routes(self) -> Iterator[Finding]:
-        """Routes that no task jumps to, if all whose Jumps the selector serves tell their keys."""
+        """Routes that no task jumps to, if the keys of all Jumps served are known."""
         by_selector: dict[int, list[tuple[Slot, str]]] = {}
         for slot, where in self._ids():
             if slot.bound is not None:
                 by_selector.setdefault(slot.bound, []).append((slot, where))
         for selector, served in by_selector.items():
-            told = [self._jumps(slot) for slot, _ in served]
-            if not all(jumps.complete for jumps in told):
+            found = [self._jumps(slot) for slot, _ in served]
+            if not all(jumps.complete for jumps in found):
                 continue
-            used = {key for jumps in told for key in jumps.keys}
+            used = {key for jumps in found for key in jumps.keys}
             for key in self._structure.selectors[selector]:
                 if key not in used:
                     message = f"no task of the loop jumps to its route {key!r}"
@@ -305,8 +305,8 @@ class _Checks:
         led_to = self._led_to()
         in_loops = [self._slots[index] for index in led_to]
         ending = _reaching(led_to, (slot.index for slot in in_loops if self._may_end(slot)))
-        telling = (slot for slot in in_loops if slot.kind is TASK and self._jumps(slot).only)
-        returning = _reaching(led_to, led_to.keys() - {slot.index for slot in telling})
+        looping = (slot for slot in in_loops if slot.kind is TASK and self._jumps(slot).only)
+        returning = _reaching(led_to, led_to.keys() - {slot.index for slot in looping})
         for slot, where in self._ids():
             if slot.bound is None or slot.index in ending:
                 continue
@@ -335,18 +335,18 @@ class _Checks:
         return None if slot.bound is None else self._structure.selectors[slot.bound]
 
     def _jumps(self, slot: Slot) -> Jumps:
-        told = self._told.get(slot.task)
-        if told is None:
-            told = self._told[slot.task] = jumps_of(slot.task.func)
-        return told
+        known = self._known.get(slot.task)
+        if known is None:
+            known = self._known[slot.task] = jumps_of(slot.task.func)
+        return known
 
     def literals(self) -> Iterator[Finding]:
         """Arguments that were meant to be computed, and are passed on as they are."""
         for slot, where in self._ids():
             for name, ref in self._arguments(slot):
-                told = None if ref >= 0 else _uncomputed(self._data[~ref])
-                if told is not None:
-                    yield Finding("hint", where, f"its {name} {told}")
+                problem = None if ref >= 0 else _uncomputed(self._data[~ref])
+                if problem is not None:
+                    yield Finding("hint", where, f"its {name} {problem}")
 
     def _arguments(self, slot: Slot) -> Iterator[tuple[str, Ref]]:
         """Each argument by the name of its parameter."""
@@ -357,7 +357,7 @@ class _Checks:
         yield from slot.kwargs
 
     def waits(self) -> Iterator[Finding]:
-        """Tasks that hold the event loop, and tasks that may wait for ever; each is told once."""
+        """Tasks that hold the event loop, and tasks that may wait for ever: each once."""
         seen: set[tuple[Task[..., Any], bool]] = set()
         for slot, where in self._ids():
             bounded = slot.timeout is not None

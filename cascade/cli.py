@@ -309,15 +309,15 @@ def _ended(ends: Sequence[RunFinished]) -> str:
     if not ends:
         return "each refuses the target before anything runs"
     error = ends[0].error
-    told = "" if error is None else f" with {error_text(error)}"
-    return f"{ends[0].status}{told}"
+    cause = "" if error is None else f" with {error_text(error)}"
+    return f"{ends[0].status}{cause}"
 
 
 @cli.command()
 def doctor() -> int:
-    """Tell what this installation can do."""
+    """Show what this installation can do."""
     broken = False
     for line in examine():
-        click.echo(f"{line.what:<24} {line.told}")
+        click.echo(f"{line.what:<24} {line.found}")
         broken |= line.is_broken
     return int(broken)

@@ -33,15 +33,15 @@ def to_json(target: Any) -> dict[str, Any]:
     >>> @cs.task
     ... def add(x, y):
     ...     return x + y
-    >>> told = cs.to_json(add(add(1, 2), cs.Param("n", type=int)))
-    >>> [node["id"] for node in told["nodes"]], told["target"]
+    >>> described = cs.to_json(add(add(1, 2), cs.Param("n", type=int)))
+    >>> [node["id"] for node in described["nodes"]], described["target"]
     (['add#0', 'add#1'], 'add#1')
-    >>> told["edges"][0]
+    >>> described["edges"][0]
     {'source': 'add#0', 'target': 'add#1', 'kind': 'data', 'argument': 'x'}
     """
     check_target(target)
     reading = read(target)
-    return _Description(Structure(reading.key), reading.data).told()
+    return _Description(Structure(reading.key), reading.data).described()
 
 
 def check_format(description: Any) -> None:
@@ -59,7 +59,7 @@ def check_format(description: Any) -> None:
 
 def task_to_json(task: Task[..., Any]) -> dict[str, Any]:
     """A Task by module and qualified name, and how it is called."""
-    told: dict[str, Any] = {
+    described: dict[str, Any] = {
         "module": getattr(task, "__module__", None),
         "qualname": getattr(task, "__qualname__", None),
         "name": task.name,
@@ -68,8 +68,8 @@ def task_to_json(task: Task[..., Any]) -> dict[str, Any]:
         "pure": task.pure,
     }
     if task.version is not None:
-        told["version"] = plain(task.version)
-    return told
+        described["version"] = plain(task.version)
+    return described
 
 
 class _Description:
@@ -89,13 +89,13 @@ class _Description:
         self._ids: dict[int, str] = {}
         self._edges: list[dict[str, Any]] = []
 
-    def told(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         for slot in self._slots:
-            self._ids[slot.index] = self._tell(slot)
+            self._ids[slot.index] = self._describe(slot)
         for slot in self._slots:
-            self._tell_needs(slot)
+            self._describe_needs(slot)
         for number, selector in enumerate(self._structure.selectors):
-            self._tell_routes(f"jumps:{number}", selector)
+            self._describe_routes(f"jumps:{number}", selector)
         root = self._structure.root
         return {
             "format": FORMAT,
@@ -108,18 +108,18 @@ class _Description:
 
     # What there is
 
-    def _tell(self, slot: Slot) -> str:
+    def _describe(self, slot: Slot) -> str:
         """Write the record of a slot, once; returns its id."""
         if slot.is_node:
             return self._add("nodes", self._nodes[slot.index].id, self._node(slot))
         if slot.kind == ROUTER:
             return self._add("routers", self._next(ROUTER), {})
         if slot.kind in (PARAM, RESOURCE):
-            return self._tell_named(slot)
+            return self._describe_named(slot)
         record = {"kind": slot.kind, "type": slot.name}
         return self._add("containers", self._next(slot.kind), record)
 
-    def _tell_named(self, slot: Slot) -> str:
+    def _describe_named(self, slot: Slot) -> str:
         if slot.kind == RESOURCE:
             kind, table, record = RESOURCE, "resources", {"name": slot.name}
         else:
@@ -163,7 +163,7 @@ class _Description:
 
     # Who needs what
 
-    def _tell_needs(self, slot: Slot) -> None:
+    def _describe_needs(self, slot: Slot) -> None:
         id = self._ids[slot.index]
         for kind, details, ref in _all_needs(slot, self._data):
             if ref >= 0:
@@ -174,7 +174,7 @@ class _Description:
                 literal = {"kind": kind, **details, "literal": ~ref}
                 record.setdefault("literals", []).append(literal)
 
-    def _tell_routes(self, id: str, routes: dict[Any, Ref | None]) -> None:
+    def _describe_routes(self, id: str, routes: dict[Any, Ref | None]) -> None:
         exits = [plain(key) for key, route in routes.items() if route is None]
         self._add("selectors", id, {"exits": exits})
         for key, route in routes.items():
@@ -225,13 +225,13 @@ def _input(kind: str, declared: Any) -> dict[str, Any]:
 def _policies(slot: Slot) -> dict[str, Any]:
     """The policies that were set, amounts that are expressions aside: those are edges."""
     amounts = {name: plain(amount) for name, kind, amount in slot.amounts if kind is not None}
-    told = {
+    described = {
         "retry": None if slot.retry is None else _retry(slot.retry),
         "timeout": slot.timeout,
         "cache": None if slot.cache is None else {"type": type_name(type(slot.cache))},
         "amounts": amounts or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in described.items() if value is not None}
 
 
 def _retry(retry: RetryPolicy) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def display_on(console: Console | None) -> TerminalDisplay | LineDisplay:
 
 
 class TerminalDisplay:
-    """A table that is drawn anew in place. It has no thread: it is drawn when it is told to."""
+    """A table that is drawn anew in place. It has no thread: it draws when it is asked to."""
 
     every = REDRAW_EVERY
 
@@ -119,8 +119,8 @@ def _is_terminal(file: IO[str] | None) -> bool:
 
 def _more_ended(runs: Sequence[RunReading]) -> str:
     statuses = Counter(run.status for run in runs)
-    told = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
-    return f"{len(runs):,} more runs ended: {told}"
+    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+    return f"{len(runs):,} more runs ended: {counts}"
 
 
 # Lines
@@ -165,7 +165,7 @@ def _part(task: TaskReading | None, loop: LoopReading | None) -> str:
 
 
 def _rate_of(task: TaskReading, loop: LoopReading | None) -> str:
-    """That of the calls, or of the iterations, where not all of them are told as calls."""
+    """That of the calls, or of the iterations, where not all of them are counted as calls."""
     if loop is not None and task.done < loop.iterations:
         return rate_text(loop.rate)
     return rate_text(task.rate) if task.is_repeated else ""

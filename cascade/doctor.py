@@ -30,7 +30,7 @@ class Line:
     """One thing looked at; `is_broken` if Cascade needs it and it does not work."""
 
     what: str
-    told: str
+    found: str
     is_broken: bool = False
 
 

@@ -5,7 +5,7 @@
     WARNING    attempts that failed and are tried again, tasks that hold the event loop
     ERROR      runs that failed, with the traceback
 
-A task's last failure is the failure of its run, so it is told once, as an error of the run.
+A task's last failure is the failure of its run, so it is logged once, as an error of the run.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _ARGUMENTS: Final = "cascade.arguments"
 
 
 class TargetCommand(click.Command):
-    """A command for a target, whose `--help`, if a target is named, tells what the target takes."""
+    """A command for a target, whose `--help`, if a target is named, lists what the target takes."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = list(args)
@@ -43,12 +43,12 @@ class TargetCommand(click.Command):
         _write_rows(
             formatter,
             f"Parameters of {loaded.name} (-p NAME=VALUE)",
-            [(f"{p.name}={_type_of(p)}", _told(p)) for p in declared if isinstance(p, Param)],
+            [(f"{p.name}={_type_of(p)}", _described(p)) for p in declared if isinstance(p, Param)],
         )
         _write_rows(
             formatter,
             f"Environment variables of {loaded.name}",
-            [(each.name, _told(each)) for each in declared if isinstance(each, Env)],
+            [(each.name, _described(each)) for each in declared if isinstance(each, Env)],
         )
 
 
@@ -62,7 +62,7 @@ def _type_of(param: Param[Any]) -> str:
     return str(getattr(param.type, "__name__", param.type))
 
 
-def _told(declared: Param[Any] | Env) -> str:
+def _described(declared: Param[Any] | Env) -> str:
     is_required = declared.default is NOTHING
     default = "required" if is_required else f"default: {declared.default!r}"
     return f"{declared.description}  [{default}]".strip()

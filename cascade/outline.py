@@ -104,8 +104,8 @@ class _Outline:
     def _limits(self, slot: Slot) -> Iterator[str]:
         for constraint, matches in self._constraints:
             if matches(slot.name):
-                told = ", ".join(f"{name} {value}" for name, value in constraint.params.items())
-                yield f"{constraint.scope}: {told}"
+                params = ", ".join(f"{name} {value}" for name, value in constraint.params.items())
+                yield f"{constraint.scope}: {params}"
 
     def _routes(self, router: Slot) -> str:
         routes = [f"{key!r}: {self._named(ref)}" for key, ref in router.routes.items()]

@@ -26,7 +26,7 @@ def written(
     trace: str | None = None,
     report: str | None = None,
 ) -> Iterator[None]:
-    """While it lasts, what `bus` tells is written to these files; also if the body fails.
+    """While it lasts, what `bus` publishes is written to these files; also if the body fails.
 
     `events` gets a line of JSON for each event as soon as it is there, `trace` the Chrome trace
     format and `report` a page about the run of `target` at the end. Files are opened, and emptied,
@@ -44,7 +44,7 @@ def written(
 
 @contextmanager
 def _lines(bus: MessageBus, path: str) -> Iterator[None]:
-    # Line by line, so that a process that is killed has told what happened before.
+    # Line by line, so that a process that is killed has written what happened before.
     # A lone surrogate, which UTF-8 cannot hold, is written as JSON escapes it.
     with open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
 
@@ -70,10 +70,10 @@ def _at_the_end(
         finally:
             if recording.dropped:
                 kept, all_of_them = len(recording), len(recording) + recording.dropped
-                logger.warning("%s tells of the last %d of %d events", path, kept, all_of_them)
+                logger.warning("%s holds the last %d of %d events", path, kept, all_of_them)
             write(recording, file)
 
 
 def _write_trace(recording: Recording, file: Path) -> None:
-    told = json.dumps(chrome_trace(recording), ensure_ascii=False)
-    file.write_text(told, encoding="utf-8", errors="backslashreplace")
+    text = json.dumps(chrome_trace(recording), ensure_ascii=False)
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -62,7 +62,7 @@ def _body(runs: list[RunRecord], subject: _Subject | None, dropped: int) -> Iter
             "What happened earlier is missing from this page."
         )
     if len(runs) > MOST_RUNS:
-        yield notice(f"The events tell of {len(runs):,} runs. The last {MOST_RUNS} are shown.")
+        yield notice(f"There are events of {len(runs):,} runs. The last {MOST_RUNS} are shown.")
     for number, run in enumerate(runs[-MOST_RUNS:]):
         if number:
             yield "<hr>"
@@ -152,7 +152,7 @@ def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
 
 
 def _worded(shape: Shape, css: str) -> Shape:
-    """What went wrong is said in words too: not everybody tells red from green."""
+    """What went wrong is said in words too: not everybody can tell red from green."""
     return replace(shape, notes=[*shape.notes, css]) if css in ("failed", "cancelled") else shape
 
 

@@ -1,4 +1,4 @@
-"""What a run told, kept: a recorder for a bus, events as plain data, and as a trace."""
+"""What a run published, kept: a recorder for a bus, events as plain data, and as a trace."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def record(bus: MessageBus, *, limit: int = LIMIT) -> Recording:
 def event_to_json(event: Event) -> dict[str, Any]:
     """An event as data that `json.dumps` takes: its class as `event`, and its fields.
 
-    An error is its type and its message; other values are plain data, or told by their type.
+    An error is its type and its message; other values are plain data, or named by their type.
 
     >>> import cascade as cs
     >>> cs.event_to_json(cs.TaskSkipped("run", 0.5, "a#0", "a", "CacheHit"))["event"]
     'TaskSkipped'
     """
-    told: dict[str, Any] = {"event": type(event).__name__}
+    data: dict[str, Any] = {"event": type(event).__name__}
     for each in fields(event):
-        told[each.name] = _field(getattr(event, each.name))
-    return told
+        data[each.name] = _field(getattr(event, each.name))
+    return data
 
 
 def _field(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What the source of a task's function tells about it, for findings before anything runs.
+"""What the source of a task's function shows about it, for findings before anything runs.
 
-Only what can be read off is told. Names are looked up as the function would look them up, in its
-own imports and in its module; a call of anything else is no finding.
+Only what can be read off is reported. Names are looked up as the function would look them up, in
+its own imports and in its module; a call of anything else is no finding.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ Lookup = Callable[[str], str | None]  # from a name in a function to the dotted 
 
 
 def _read(function: Callable[..., Any]) -> tuple[list[ast.stmt], Lookup] | None:
-    """The body of a function, and what tells what its names stand for; None without a source."""
+    """The body of a function, and what its names stand for; None without a source."""
     function = inspect.unwrap(function)
     if not inspect.isfunction(function):
         return None
@@ -254,7 +254,7 @@ def _keys(call: ast.Call) -> list[Any] | None:
 
 
 def _may_fall_through(body: list[ast.stmt]) -> bool:
-    """Whether a body may come to its end, as far as its last statement tells."""
+    """Whether a body may come to its end, as far as its last statement shows."""
     todo = [body]
     while todo:
         block = todo.pop()

@@ -128,7 +128,7 @@ def _rows(shape: Shape) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """A text that is too long, without its middle: the end tells the ids of a name apart."""
+    """A text that is too long, without its middle: the end distinguishes the ids of a name."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 11]}…{text[-10:]}"
 
 

@@ -13,7 +13,7 @@ driver of a run as well as from its tasks. So the open spans of a run are kept b
 parent is found there: an attempt's is the task, a task's is the nearest id around it that has a
 span, else the run, whose own is the span that was current when the run was started.
 
-No event tells that a node is done. It is when an attempt succeeds or is cancelled; one that fails
+No event says that a node is done. It is when an attempt succeeds or is cancelled; one that fails
 either is tried again or ends the run, so the span of a failed task waits for either.
 
 A task of a loop has one id and a span for each iteration, open one at a time. What is kept of a

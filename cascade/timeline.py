@@ -117,7 +117,7 @@ class RunRecord:
 
 
 def runs_of(events: Iterable[Event]) -> list[RunRecord]:
-    """The runs that these events tell of, in the order of their first events."""
+    """The runs that these events are about, in the order of their first events."""
     readers: dict[str, _Reader] = {}
     for event in events:
         reader = readers.get(event.run_id)

@@ -29,33 +29,33 @@ def folded_traceback(error: BaseException) -> str:
     Frames of Cascade, of an event loop, and of what else stands between a task and its caller are
     one line wherever they follow each other.
     """
-    told = TracebackException.from_exception(error)
+    formatted = TracebackException.from_exception(error)
     folders = _folders()
-    todo = [told]
+    todo = [formatted]
     while todo:
         current = todo.pop()
         current.stack = _folded(current.stack, folders)
         parts = (current.__cause__, current.__context__, *(current.exceptions or ()))
         todo.extend(part for part in parts if part is not None)
-    return "".join(told.format())
+    return "".join(formatted.format())
 
 
 class _Fold(FrameSummary):
     """Stands for some frames that follow each other, and whose they are."""
 
-    __slots__ = ("told",)
+    __slots__ = ("text",)
 
     def __init__(self, owners: list[str], place: int) -> None:
         # Places differ: of equal lines that follow each other only a few are shown.
         super().__init__("<folded>", place, "", lookup_line=False, line="")
         frames = "1 frame" if len(owners) == 1 else f"{len(owners)} frames"
-        self.told = f"  ... {frames} of {', '.join(dict.fromkeys(owners))}\n"
+        self.text = f"  ... {frames} of {', '.join(dict.fromkeys(owners))}\n"
 
 
 class _Stack(StackSummary):
     def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:
         if isinstance(frame_summary, _Fold):
-            return frame_summary.told
+            return frame_summary.text
         return super().format_frame_summary(frame_summary, **options)
 
 

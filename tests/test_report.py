@@ -282,7 +282,7 @@ def test_dropped_events_and_runs_are_told(run, tmp_path):
             run(total([1]), bus=bus)
     page = Page(cs.report(recording, tmp_path / "run.html").read_text())
     assert "dropped 4 before them" in page.text
-    assert f"tell of {MOST_RUNS + 1} runs. The last {MOST_RUNS} are shown." in page.text
+    assert f"events of {MOST_RUNS + 1} runs. The last {MOST_RUNS} are shown." in page.text
     assert len(page.with_class("run")) == MOST_RUNS
 
 
@@ -343,7 +343,7 @@ const summary = document.querySelector(".row:not([hidden]) summary");
 summary.focus();
 told.focused = document.activeElement === summary;
 summary.click();
-told.opened = document.querySelector(".row[open] .told").getBoundingClientRect().height > 10;
+told.opened = document.querySelector(".row[open] .history").getBoundingClientRect().height > 10;
 document.body.dataset.told = JSON.stringify(told);
 </script>
 """

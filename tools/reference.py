@@ -79,7 +79,7 @@ PAGES = (
     Page(
         "events.md",
         "Events",
-        "What a run tells, and who shows it. How-to: [events](../how-to/events.md), "
+        "What a run publishes, and who shows it. How-to: [events](../how-to/events.md), "
         "[progress](../how-to/progress.md), [logs and telemetry](../how-to/logs-and-telemetry.md).",
         (
             *("MessageBus", "Event", "RunStarted", "RunFinished"),
@@ -139,7 +139,7 @@ MADE_BY_CASCADE = frozenset(
 # Methods without an underscore that other modules of the package call, and no user.
 INTERNAL = frozenset(
     {
-        *("Task.bind_arguments", "Task.override", "Lazy.as_method"),
+        *("Task.override", "Lazy.as_method"),
         *("Param.declaration", "Param.convert", "Engine.compile", "BlueprintBuilder.routine"),
         "MessageBus.watch",
     }
