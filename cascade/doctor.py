@@ -26,7 +26,7 @@ _CHECKPOINTS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Fact:
     """One thing looked at; `is_broken` if Cascade needs it and it does not work."""
 
     what: str
@@ -34,22 +34,22 @@ class Line:
     is_broken: bool = False
 
 
-def examine() -> Iterator[Line]:
+def examine() -> Iterator[Fact]:
     """Look at everything, one thing after the other; nothing raises."""
-    yield Line("Python", f"{platform.python_version()} ({platform.python_implementation()})")
-    yield Line("cascade-vm", _version("cascade-vm") or "not installed as a distribution")
+    yield Fact("Python", f"{platform.python_version()} ({platform.python_implementation()})")
+    yield Fact("cascade-vm", _version("cascade-vm") or "not installed as a distribution")
     for name in _NEEDED:
         found = _version(name)
-        yield Line(name, found or "missing", is_broken=found is None)
+        yield Fact(name, found or "missing", is_broken=found is None)
     for extra, name in _EXTRAS.items():
         found = _version(name)
         missing = f"missing: pip install 'cascade-vm[{extra}]'"
-        yield Line(name, f"{found} (extra {extra!r})" if found else missing)
+        yield Fact(name, f"{found} (extra {extra!r})" if found else missing)
     for backend in ("asyncio", "trio"):
         yield from _examine_loop(backend)
 
 
-def _examine_loop(backend: str) -> Iterator[Line]:
+def _examine_loop(backend: str) -> Iterator[Fact]:
     for what, trial in (
         ("runs", _runs),
         ("worker thread", _worker_thread),
@@ -59,11 +59,11 @@ def _examine_loop(backend: str) -> Iterator[Line]:
         yield _tried(f"{backend}: {what}", partial(anyio.run, trial, backend=backend))
 
 
-def _tried(what: str, trial: Callable[[], str]) -> Line:
+def _tried(what: str, trial: Callable[[], str]) -> Fact:
     try:
-        return Line(what, trial())
+        return Fact(what, trial())
     except Exception as error:
-        return Line(what, f"broken: {error_text(error)}", is_broken=True)
+        return Fact(what, f"broken: {error_text(error)}", is_broken=True)
 
 
 async def _runs() -> str:

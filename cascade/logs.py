@@ -32,7 +32,7 @@ from cascade.events import (
 )
 from cascade.plain import error_text
 
-Line = tuple[int, str, tuple[object, ...]]  # the level, and the message with its arguments
+LogMessage = tuple[int, str, tuple[object, ...]]  # the level, and the message with its arguments
 
 
 def log_events(bus: MessageBus, logger: logging.Logger | None = None) -> Callable[[], None]:
@@ -55,7 +55,7 @@ def log_events(bus: MessageBus, logger: logging.Logger | None = None) -> Callabl
     check_bus(bus)
     log = logging.getLogger("cascade") if logger is None else logger
 
-    def subscribed(kind: type[Event], line: Callable[[Any], Line]) -> Callable[[], None]:
+    def subscribed(kind: type[Event], line: Callable[[Any], LogMessage]) -> Callable[[], None]:
         def handle(event: Event) -> None:
             level, message, args = line(event)
             if log.isEnabledFor(level):
@@ -84,36 +84,36 @@ def _fields(event: Event) -> dict[str, object]:
     return fields
 
 
-def _run_started(event: RunStarted) -> Line:
+def _run_started(event: RunStarted) -> LogMessage:
     return logging.INFO, "run %s of %s starts", (event.run_id, event.target)
 
 
-def _run_finished(event: RunFinished) -> Line:
+def _run_finished(event: RunFinished) -> LogMessage:
     ended = (event.run_id, event.status.lower(), event.duration)
     if event.error is None:
         return logging.INFO, "run %s %s after %.3f s", ended
     return logging.ERROR, "run %s %s after %.3f s: %s", (*ended, error_text(event.error))
 
 
-def _attempt_started(event: TaskExecutionStarted) -> Line:
+def _attempt_started(event: TaskExecutionStarted) -> LogMessage:
     return logging.DEBUG, "%s starts, attempt %d", (event.task_id, event.attempt)
 
 
-def _attempt_finished(event: TaskExecutionFinished) -> Line:
+def _attempt_finished(event: TaskExecutionFinished) -> LogMessage:
     ended = (event.task_id, event.status.lower(), event.duration)
     if event.error is None or event.status == "Cancelled":
         return logging.DEBUG, "%s %s after %.3f s", ended
     return logging.DEBUG, "%s %s after %.3f s: %s", (*ended, error_text(event.error))
 
 
-def _retrying(event: TaskRetrying) -> Line:
+def _retrying(event: TaskRetrying) -> LogMessage:
     message = "%s failed in attempt %d of %d and is tried again after %g s: %s"
     tried = (event.task_id, event.attempt, event.max_attempts, event.delay)
     return logging.WARNING, message, (*tried, error_text(event.error))
 
 
 # Of each event, the highest level that it is logged with, and its line.
-_LINES: Final[dict[type[Event], tuple[int, Callable[[Any], Line]]]] = {
+_LINES: Final[dict[type[Event], tuple[int, Callable[[Any], LogMessage]]]] = {
     RunStarted: (logging.INFO, _run_started),
     RunFinished: (logging.ERROR, _run_finished),
     TaskExecutionStarted: (logging.DEBUG, _attempt_started),

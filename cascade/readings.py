@@ -70,10 +70,10 @@ class RunReading:
     loops: tuple[LoopReading, ...]
 
 
-class Rate:
+class RecentRate:
     """How fast a count grows.
 
-    >>> rate = Rate(10.0)
+    >>> rate = RecentRate(10.0)
     >>> rate.add(12.0, 6)
     >>> rate.recent, rate.overall
     (3.0, 3.0)
@@ -113,7 +113,7 @@ class Reader:
     def __init__(self, activity: Activity) -> None:
         self.activity = activity
         self._read_at = activity.began_at
-        self._rates: dict[tuple[str, str], Rate] = {}
+        self._rates: dict[tuple[str, str], RecentRate] = {}
 
     def read(self, now: float) -> RunReading:
         """What the run is doing now, or what it came to."""
@@ -163,7 +163,7 @@ class Reader:
     def _rate(self, what: tuple[str, str], count: int, now: float, goes_on: bool) -> float:
         rate = self._rates.get(what)
         if rate is None:
-            rate = self._rates[what] = Rate(self._read_at)
+            rate = self._rates[what] = RecentRate(self._read_at)
         rate.add(now, count)
         is_over = self.activity.status is not None
         return rate.overall if is_over or (rate.rests(now) and not goes_on) else rate.recent

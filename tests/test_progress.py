@@ -19,7 +19,7 @@ from rich.console import Console
 import cascade as cs
 from cascade.activity import Activity
 from cascade.display import duration_text, line, picture, rate_text
-from cascade.readings import Rate, Reader, RunReading, TaskReading
+from cascade.readings import Reader, RecentRate, RunReading, TaskReading
 from cascade.run import Run
 from cascade.testing import virtual_time
 
@@ -807,7 +807,7 @@ except ModuleNotFoundError as error:
 
 def test_a_rate_is_that_of_the_last_seconds():
     """Samples that are too old do not count; what has stopped is told by its overall rate."""
-    rate = Rate(0.0)
+    rate = RecentRate(0.0)
     for second in range(1, 101):
         rate.add(float(second), min(second, 60) * 10)
     assert rate.recent == pytest.approx(0.0, abs=0.5)
@@ -818,7 +818,7 @@ def test_a_rate_is_that_of_the_last_seconds():
 
 def test_there_is_no_rate_without_time():
     """Before any time has passed a rate is 0, not an error."""
-    rate = Rate(5.0)
+    rate = RecentRate(5.0)
     rate.add(5.0, 3)
     assert (rate.recent, rate.overall) == (0.0, 0.0)
 
