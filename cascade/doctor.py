@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 
 import anyio
-from anyio import to_process, to_thread
+from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from cascade.engine import run_async
@@ -79,7 +79,8 @@ async def _worker_thread() -> str:
 
 
 async def _worker_process() -> str:
-    return _elsewhere(await to_process.run_sync(os.getpid) != os.getpid())
+    pid: Task[..., int] = Task(os.getpid, mode="process")
+    return _elsewhere(await run_async(pid()) != os.getpid())
 
 
 def _elsewhere(is_elsewhere: bool) -> str:

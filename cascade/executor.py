@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pickle
 import sys
-import traceback
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
-from anyio import to_process, to_thread
+from anyio import to_thread
 
-from cascade.errors import add_note
+from cascade.byvalue import dumps, is_reachable
 from cascade.expressions import Expression
 from cascade.graph import Node
-from cascade.plain import error_text
+from cascade.mainmodule import NOT_IN_A_FILE
+from cascade.processes import ask_worker
 from cascade.task import Task
 
 
@@ -28,7 +29,7 @@ class Executor(Protocol):
 class LocalExecutor:
     """Calls on the event loop, in a worker thread or in a worker process, as the task's mode says.
 
-    Threads and processes are anyio's, at most as many at a time as its default limiters allow.
+    At most as many threads and processes are at work as anyio's default limiters allow.
     """
 
     async def execute(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -85,30 +86,39 @@ async def _in_process(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     request = _pickled(task, args, kwargs)
+    answer = await ask_worker(request, task.name)
     # A worker knows the program's own module as __mp_main__, and its classes come back so named.
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
-    status, answer = await to_process.run_sync(_answer, request, cancellable=True)
-    if status == "value":
-        return pickle.loads(answer)
-    error, cause = pickle.loads(answer)
+    is_value, content = pickle.loads(answer)
+    if is_value:
+        return content
+    error, cause = content
     raise error from cause
 
 
 def _pickled(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-    # The name may lead to the task, or (cs.task(math.sqrt, ...)) still to the function itself.
-    function = task if is_importable(task) else task.func
+    function: Any = task.func
+    leading: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = {}
+    if isinstance(function, partial):
+        function, leading, named = function.func, function.args, function.keywords
+    if not is_reachable(getattr(function, "__module__", None) or ""):
+        raise TypeError(
+            f"the process task {task.name!r} cannot be sent to a worker process: {NOT_IN_A_FILE}"
+        )
+    request = (task.name, _by_name(function), (*leading, *args), {**named, **kwargs})
     try:
-        return pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL)
+        return dumps(request, to_worker=True)
     except Exception as error:
         raise TypeError(_unpicklable(task, args, kwargs, error)) from error
 
 
-def is_importable(task: Task[..., Any]) -> bool:
-    """Whether the task's module and qualified name lead to it, so that others can find it."""
-    found: Any = sys.modules.get(task.__module__)
-    for name in task.__qualname__.split("."):
+def _by_name(function: Any) -> Any:
+    """What stands under the name of the function, if that is a Task of it."""
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for name in getattr(function, "__qualname__", "").split("."):
         found = getattr(found, name, None)
-    return found is task
+    return found if isinstance(found, Task) and found.func is function else function
 
 
 def _unpicklable(
@@ -129,40 +139,3 @@ def _unpicklable(
         f"the process task {task.name!r} cannot be sent to a worker process ({error}); "
         "a worker imports it by module and name: define it at the top level of a module"
     )
-
-
-def _answer(request: bytes) -> tuple[str, bytes]:
-    """In the worker process: the pickled value, or the pickled exception with its traceback."""
-    function, args, kwargs = pickle.loads(request)
-    task = function if isinstance(function, Task) else Task(function)
-    try:
-        return "value", _pickled_value(task, called(task, args, kwargs))
-    except Exception as error:
-        where = "".join(traceback.format_exception(error)).rstrip()
-        add_note(error, f"raised in a worker process:\n{where}")
-        return "error", _pickled_error(error)
-
-
-def _pickled_value(task: Task[..., Any], value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        raise TypeError(
-            f"the value of the process task {task.name!r}, a {type(value).__name__}, cannot be "
-            f"sent back from the worker process: {error}"
-        ) from None
-
-
-def _pickled_error(error: Exception) -> bytes:
-    """The error and its cause, or what can be told of an error that cannot be pickled."""
-    for pair in ((error, error.__cause__), (error, None)):
-        try:
-            answer = pickle.dumps(pair, pickle.HIGHEST_PROTOCOL)
-            pickle.loads(answer)
-        except Exception:
-            continue
-        return answer
-    substitute = RuntimeError(error_text(error))
-    for note in getattr(error, "__notes__", ()):
-        substitute.add_note(note)
-    return pickle.dumps((substitute, None), pickle.HIGHEST_PROTOCOL)
