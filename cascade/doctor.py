@@ -21,7 +21,12 @@ from cascade.plain import error_text
 from cascade.task import Task
 
 _NEEDED: Final = ("anyio", "trio")
-_EXTRAS: Final = {"cli": "click", "progress": "rich", "telemetry": "opentelemetry-api"}
+_EXTRAS: Final = {
+    "cli": "click",
+    "notebook": "cloudpickle",
+    "progress": "rich",
+    "telemetry": "opentelemetry-api",
+}
 _CHECKPOINTS: Final = 2000
 
 

@@ -76,10 +76,10 @@ def load() -> None:
     try:
         content = _executed(_given)
     except BaseException as error:  # SystemExit, too: it is no reason for the worker to end
+        remedy = "" if GUARD in str(error) else f"; only what stands below `{GUARD}` is left out"
         raise RuntimeError(
             f"a worker process could not load {_given.name or _given.path!r}, which defines the "
-            f"task or its data, as a module: {type(error).__name__}: {error}; "
-            f"only what stands below `{GUARD}` is left out there"
+            f"task or its data: {type(error).__name__}: {error}{remedy}"
         ) from error
     finally:
         _is_loading = False
@@ -100,7 +100,6 @@ def refuse_while_loading() -> None:
     """Raise `RuntimeError` where a program without the guard would start itself in its worker."""
     if _is_loading and _given is not None:
         raise RuntimeError(
-            f"{_given.name or _given.path!r} starts worker processes while a worker process loads "
-            f"it; write `{GUARD}` above what the program does, so that a worker can load what it "
-            "defines without doing it again"
+            f"a worker process that loads {_given.name or _given.path!r} was to start worker "
+            f"processes itself; put what the program does below `{GUARD}`"
         )

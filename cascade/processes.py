@@ -16,6 +16,7 @@ also while it is still starting. Idle workers end with the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
@@ -91,8 +92,13 @@ class Worker:
 
     def __init__(self) -> None:
         self.channel, theirs = socket.socketpair()
-        with theirs:
+        try:
             self.process = _started(theirs)
+        except BaseException:
+            self.channel.close()
+            raise
+        finally:
+            theirs.close()
         self.channel.setblocking(False)
         self._setup: bytes | None = pickle.dumps(_setup(), pickle.HIGHEST_PROTOCOL)
 
@@ -263,12 +269,21 @@ def _setup() -> Setup:
     return Setup(main_module(), list(sys.argv), level, formatter)
 
 
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 @dataclass(eq=False)
 class Workers:
     """The workers of one event loop: those that work, and the idle ones, the last used last."""
 
     all: set[Worker] = field(default_factory=set)
     idle: deque[tuple[Worker, float]] = field(default_factory=deque)
+    loop: asyncio.AbstractEventLoop | None = field(default_factory=_asyncio_loop)
+    watch: AsyncGenerator[None, None] | None = None
 
     def take(self) -> Worker:
         """An idle worker that lives, or a new one. Those that were idle for long are killed."""
@@ -295,9 +310,10 @@ class Workers:
         self.all.discard(worker)
 
     def end(self) -> None:
-        """End all workers, within a moment."""
+        """End the workers of a loop that was closed, which is free to be collected then."""
         _end(self.all)
         self.idle.clear()
+        self.loop = self.watch = None
 
     def forget(self) -> None:
         """In a fork of this process: the workers belong to the parent."""
@@ -316,30 +332,38 @@ def _end(workers: set[Worker]) -> None:
         worker.await_end(GRACE)
 
 
-_of_loop: RunVar[tuple[Workers, AsyncGenerator[None, None]]] = RunVar("cascade_workers")
+_of_loop: RunVar[Workers] = RunVar("cascade_workers")
 _pools: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 
 async def _workers_of_this_loop() -> Workers:
     found = _of_loop.get(None)
     if found is not None:
-        return found[0]
+        return found
+    _end_those_of_closed_loops()
     workers = Workers()
+    _of_loop.set(workers)
     _pools.add(workers)
-    # For an event loop that nobody closes in order: the interpreter ends, or its loop is collected.
-    weakref.finalize(workers, _end, workers.all)
-    watch = _end_with_loop(workers)
-    _of_loop.set((workers, watch))
-    await anext(watch)
+    weakref.finalize(workers, _end, workers.all)  # at exit, for a loop that is never closed
+    workers.watch = _end_with_loop(workers.all)
+    await anext(workers.watch)
     return workers
 
 
-async def _end_with_loop(workers: Workers) -> AsyncGenerator[None, None]:
-    """Asynchronous generators are closed when an event loop ends: asyncio, trio and others do."""
+async def _end_with_loop(workers: set[Worker]) -> AsyncGenerator[None, None]:
+    """Whatever ends an event loop in order closes its asynchronous generators."""
     try:
         yield
     finally:
-        workers.end()
+        _end(workers)
+
+
+def _end_those_of_closed_loops() -> None:
+    """An asyncio loop may be closed without closing its asynchronous generators."""
+    for workers in list(_pools):
+        if workers.loop is not None and workers.loop.is_closed():
+            _pools.discard(workers)
+            workers.end()
 
 
 def _forget_all() -> None:

@@ -17,7 +17,6 @@ import importlib
 import io
 import pkgutil
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -26,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import anyio.to_process
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,21 +125,10 @@ def commands(example: Example) -> Iterator[tuple[str, str]]:
     yield from zip(parts[1::2], parts[2::2], strict=True)
 
 
-# A page whose programs start workers without an ``if __name__ == "__main__":`` would have each
-# worker start workers of its own, without end.
-WORKER_HEADER = """
-import anyio.to_process
-def refuse(*args, **kwargs):
-    raise RuntimeError("what starts worker processes needs: if __name__ == '__main__':")
-anyio.to_process.run_sync = refuse
-"""
-
-
 def worker_file(page: list[Example]) -> str:
     """The programs of a page as a file: a worker process loads it in the place of ``__main__``."""
     programs = (each for each in page if not (each.is_doctest or each.is_console))
-    lines = [f"exec({example.text!r})\n" for example in programs]
-    return WORKER_HEADER + "".join(lines)
+    return "".join(f"exec({example.text!r})\n" for example in programs)
 
 
 def stripped(text: str) -> str:
@@ -344,10 +331,9 @@ def test_a_traceback_shows_the_line_of_the_page(main: ModuleType) -> None:
 WORKER = """
 [python
 from __future__ import annotations
-import anyio
-import anyio.to_process
+import cascade
+@cascade.task(mode="process")
 def double(x): return 2 * x
-async def use(): print(await anyio.to_process.run_sync(double, 21))
 ]
 Then
 """
@@ -357,7 +343,7 @@ def test_what_a_page_defines_reaches_a_worker_process(main: ModuleType) -> None:
     guarded = [
         "[python",
         "if __name__ == '__main__':",
-        "    anyio.run(use)",
+        "    print(cascade.run(double(21)))",
         "]",
         "[text",
         "42",
@@ -366,13 +352,8 @@ def test_what_a_page_defines_reaches_a_worker_process(main: ModuleType) -> None:
     check(page(WORKER, *guarded), main)
 
 
-def test_a_worker_that_starts_workers_is_told_of_the_guard(
-    main: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The header of the worker file takes this function away.
-    monkeypatch.setattr(anyio.to_process, "run_sync", anyio.to_process.run_sync)
-    text = page(WORKER, "[python", "anyio.run(use)", "]")
-    file = Path(str(main.__file__))
-    file.write_text(worker_file(examples(text)), encoding="utf-8")
+def test_a_page_that_starts_workers_without_the_guard_fails(main: ModuleType) -> None:
+    """It would start itself in each worker: so the engine refuses it."""
+    text = page(WORKER, "[python", "cascade.run(double(21))", "]")
     with pytest.raises(RuntimeError, match="__main__"):
-        runpy.run_path(str(file), run_name="__mp_main__")
+        check(text, main)
