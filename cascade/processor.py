@@ -504,15 +504,23 @@ class Processor:
             self._publish(TaskSkipped, call, "CacheHit")
 
     def _named_arguments(self, call: Call) -> list[tuple[str, Any]]:
-        """The arguments by parameter; injected resources are no part of a cache key."""
+        """The arguments, each under a name of its own; the value of a resource is no part of a key.
+
+        What *args and **kwargs take up is told from parameters by stars, with which no parameter begins.
+        """
         injected = call.place.injected(call.index)
-        names = call.slot.task.parameters.positional
-        named = [
-            (names[i] if i < len(names) else f"*{i - len(names)}", value)
+        parameters = call.slot.task.parameters
+        names = parameters.positional
+        only = parameters.names[len(names) :]
+        own = [
+            (names[i] if i < len(names) else f"*{i - len(names)}", i, value)
             for i, value in enumerate(call.args)
         ]
-        named += call.kwargs.items()
-        return [(name, value) for name, value in named if name not in injected]
+        own += [(n if n in only else f"**{n}", n, value) for n, value in call.kwargs.items()]
+        named = [(name, value) for name, place, value in own if place not in injected]
+        # That there is one more argument counts, whatever resource it is.
+        extra = [name for name, place, _ in own if place in injected and name[0] == "*"]
+        return [*named, *((f"={name}", None) for name in extra)]
 
 
 class _Flight:

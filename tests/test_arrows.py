@@ -28,6 +28,7 @@ LAYERS = (
         "plain",
         "layout",
         "markup",
+        "containers",
     ),
     ("expressions", "constraints", "logs", "telemetry", "readings", "timeline", "drawing"),
     ("display", "progress"),
