@@ -12,6 +12,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
 from fractions import Fraction
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction
 from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
@@ -229,9 +230,15 @@ class Lazy(Expression[T_co]):
         """
         if isinstance(policy, type):
             raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
-        for method in ("get", "put"):
-            if not callable(getattr(policy, method, None)):
+        for method, arguments in (("get", "key"), ("put", "key, value")):
+            found = getattr(policy, method, None)
+            if not callable(found):
                 raise TypeError(f"{policy!r} is no cache policy: it has no async {method}(key...)")
+            if _is_sync(found):
+                raise TypeError(
+                    f"{policy!r} is no cache policy: its {method} is not async; "
+                    f"write async def {method}(self, {arguments})"
+                )
         self._own_policies().cache = policy
         return self
 
@@ -433,6 +440,16 @@ class JumpSelector:
 
     def __repr__(self) -> str:
         return f"<JumpSelector {list(self.routes)!r}>"
+
+
+def _is_sync(method: Any) -> bool:
+    """Whether a method is written as one that gives no awaitable; a wrapper may give one."""
+    function = getattr(method, "__func__", method)
+    if not isfunction(function) or hasattr(function, "__wrapped__"):
+        return False
+    told = str(function.__annotations__.get("return"))
+    gives_one = iscoroutinefunction(function) or "Awaitable" in told or "Coroutine" in told
+    return isasyncgenfunction(function) or not gives_one
 
 
 def check_target(target: object) -> None:
