@@ -34,7 +34,7 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
@@ -106,6 +106,12 @@ class InMemoryCache:
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} stays in its process: it cannot be copied or pickled; share the object, "
+            "or write a CachePolicy that keeps values in a file"
+        )
 
     def __repr__(self) -> str:
         return f"<InMemoryCache {len(self)} of {self.max_entries}>"
