@@ -173,11 +173,18 @@ def _first(pair: tuple[str, Any]) -> str:
 def _encode_argument(task: CachedTask, name: str, value: Any, encoder: _Encoder) -> bytes:
     try:
         return encoder.encode(value)
-    except _NotPlainData as error:
+    except NotPlainData as error:
         raise CacheKeyError(task.name, name, error.type_name, error.reason) from None
 
 
-class _NotPlainData(Exception):
+def encoded(value: Any) -> bytes:
+    """The encoding of a value, equal exactly for equal data; raises `NotPlainData` for others."""
+    return _Encoder().encode(value)
+
+
+class NotPlainData(Exception):
+    """A value that has no encoding."""
+
     def __init__(self, value: object, reason: str = "") -> None:
         cls = type(value)
         is_builtin = cls.__module__ == "builtins"
@@ -252,7 +259,7 @@ def _encode_zone(value: time | datetime) -> bytes:
         return b"z" + _encode_timedelta(zone.utcoffset(None)) + _encode_str(zone.tzname(None))
     if type(zone) is ZoneInfo and _is_named(zone):
         return _sized(b"Z", zone.key.encode())
-    raise _NotPlainData(value, f"only a timezone or a ZoneInfo with a key is data, not {zone!r}")
+    raise NotPlainData(value, f"only a timezone or a ZoneInfo with a key is data, not {zone!r}")
 
 
 def _is_named(zone: ZoneInfo) -> bool:
@@ -341,7 +348,7 @@ class _Encoder:
                     known[id(member)] = member, _NOT_YET
                     break
                 elif known[id(member)][1] is _NOT_YET:
-                    raise _NotPlainData(member, "it contains itself")
+                    raise NotPlainData(member, "it contains itself")
                 else:
                     innermost.encodings.append(known[id(member)][1])
             else:
@@ -373,13 +380,13 @@ class _Encoder:
         if cls.__bases__ == (tuple,) and hasattr(cls, "_fields") and not cls.__dictoffset__:
             members = itertools.chain([cls._fields], value)
             return _Open(value, b"namedtuple" + self._class(cls), members)
-        raise _NotPlainData(value, _why_not(value))
+        raise NotPlainData(value, _why_not(value))
 
     def _field_names(self, value: Any) -> frozenset[str]:
         cls = type(value)
         if cls not in self._fields:
             if cls.__itemsize__ or cls.__basicsize__ > _size_of_python_object(cls):
-                raise _NotPlainData(value, "it extends a class that may hold more than fields")
+                raise NotPlainData(value, "it extends a class that may hold more than fields")
             self._fields[cls] = frozenset(field.name for field in fields(value))
         return self._fields[cls]
 
@@ -401,7 +408,7 @@ def _fields_of(value: Any) -> Iterator[Any]:
         try:
             yield getattr(value, field.name)
         except AttributeError:
-            raise _NotPlainData(value, f"its field {field.name!r} is not set") from None
+            raise NotPlainData(value, f"its field {field.name!r} is not set") from None
 
 
 def _content_of_member(member: Enum) -> Iterator[Any]:
@@ -416,7 +423,7 @@ def _content_of_member(member: Enum) -> Iterator[Any]:
 
 def _state_of(value: object) -> list[tuple[str, Any]]:
     """What an object holds in its `__dict__` and its slots, without asking its class."""
-    state = object.__getstate__(value)  # type: ignore[attr-defined]
+    state: Any = object.__getstate__(value)
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     return sorted({**(attributes or {}), **(slots or {})}.items(), key=_first)
 
@@ -424,7 +431,7 @@ def _state_of(value: object) -> list[tuple[str, Any]]:
 def _refuse_more_than_fields(value: Any, known: frozenset[str]) -> None:
     for name, _ in _state_of(value):
         if name not in known and not isinstance(getattr(type(value), name, None), cached_property):
-            raise _NotPlainData(value, f"it holds {name!r} beside its fields; make that a field")
+            raise NotPlainData(value, f"it holds {name!r} beside its fields; make that a field")
 
 
 def _size_of_python_object(cls: type) -> int:

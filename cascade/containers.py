@@ -19,15 +19,15 @@ def members_of(container: Any) -> Iterable[Any]:
     """The members of a list or tuple, the values of a dict."""
     kind = type(container)
     if kind is list or kind is tuple:
-        return container  # type: ignore[no-any-return]
+        return container
     base = _base_of(kind)
-    found = base.values if issubclass(base, dict) else base.__iter__  # type: ignore[attr-defined]
-    return found(container)  # type: ignore[no-any-return]
+    found = base.values if issubclass(base, dict) else base.__iter__
+    return found(container)
 
 
 def keys_of(container: Any) -> Iterable[Any]:
     """The keys of a dict, in the order of its members."""
-    return _base_of(type(container)).keys(container)  # type: ignore[no-any-return, attr-defined]
+    return _base_of(type(container)).keys(container)
 
 
 def remembered(container: Any) -> Any:
@@ -52,7 +52,7 @@ def rebuilt(given: Any, members: tuple[Any, ...]) -> Any:
             list.extend(built, members)
         else:
             for key, member in zip(keys_of(given), members, strict=True):
-                base.__setitem__(built, key, member)  # type: ignore[attr-defined]
+                base.__setitem__(built, key, member)
     if isinstance(built, defaultdict):
         _FACTORY.__set__(built, _FACTORY.__get__(given))
     if not _is_fixed(kind):
@@ -87,7 +87,7 @@ def _made(base: type[Any], kind: type[Any], *members: tuple[Any, ...]) -> Any:
 
 
 def _take_attributes(built: Any, given: Any) -> None:
-    state = object.__getstate__(given)  # type: ignore[attr-defined]
+    state: Any = object.__getstate__(given)
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     if attributes:
         built.__dict__.update(attributes)

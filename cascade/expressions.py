@@ -6,8 +6,8 @@ never have (retry, conditions, routes, ...) lives in one `Policies` object made 
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
 from collections.abc import Coroutine, Iterator, Mapping
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import get_close_matches

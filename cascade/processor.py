@@ -517,7 +517,7 @@ class Processor:
         parameters = call.slot.task.parameters
         names = parameters.positional
         only = parameters.names[len(names) :]
-        own = [
+        own: list[tuple[str, int | str, Any]] = [
             (names[i] if i < len(names) else f"*{i - len(names)}", i, value)
             for i, value in enumerate(call.args)
         ]

@@ -714,9 +714,10 @@ def _parts(expression: Any) -> Iterable[Any]:
     """What the value of `expression` may need, in plan order."""
     kind = type(expression)
     if issubclass(kind, Lazy):
-        policies = expression.policies
-        if policies is None and not expression.kwargs:
-            return expression.args
+        node: Lazy[Any] = expression
+        policies = node.policies
+        if policies is None and not node.kwargs:
+            return node.args
         return _node_parts(expression, policies)
     if issubclass(kind, CONTAINERS):
         return members_of(expression)

@@ -107,9 +107,7 @@ def open_slots(slot: Slot, overrides: Mapping[Any, Any]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
 
 
-def own_arguments(
-    slot: Slot, overrides: Mapping[Any, Any]
-) -> Iterator[tuple[int | str, Ref]]:
+def own_arguments(slot: Slot, overrides: Mapping[Any, Any]) -> Iterator[tuple[int | str, Ref]]:
     """Those of the slot's arguments that are not overridden, by position or keyword.
 
     An item of a map has its inputs as arguments, but the elements of its iterables are no inputs.

@@ -232,9 +232,7 @@ def test_a_get_that_cannot_be_awaited_fails_the_task(run: Run, value: Any) -> No
         run(one().with_cache(Policy(lambda: value, none)))
 
 
-def test_a_put_that_cannot_be_awaited_is_logged(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_put_that_cannot_be_awaited_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, logger="cascade"):
         assert run(one().with_cache(Policy(none, lambda: None))) == 1
     (record,) = caplog.records
