@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 _BASES: Final[tuple[type[Any], ...]] = (OrderedDict, dict, list, tuple)
 CONTAINERS: Final = (list, tuple, dict)
@@ -19,15 +19,16 @@ def members_of(container: Any) -> Iterable[Any]:
     """The members of a list or tuple, the values of a dict."""
     kind = type(container)
     if kind is list or kind is tuple:
-        return container
-    base = _base_of(kind)
+        return cast("Iterable[Any]", container)
+    base: Any = _base_of(kind)
     found = base.values if issubclass(base, dict) else base.__iter__
-    return found(container)
+    return cast("Iterable[Any]", found(container))
 
 
 def keys_of(container: Any) -> Iterable[Any]:
     """The keys of a dict, in the order of its members."""
-    return _base_of(type(container)).keys(container)
+    base: Any = _base_of(type(container))
+    return cast("Iterable[Any]", base.keys(container))
 
 
 def remembered(container: Any) -> Any:

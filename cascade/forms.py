@@ -146,9 +146,8 @@ def form_of(kind: Any) -> Form:
         try:
             isinstance(None, kind)
         except TypeError:  # a TypedDict, a Protocol
-            raise TypeError(
-                _instead_of(kind, dict if typing.is_typeddict(kind) else None)
-            ) from None
+            plain = dict if typing.is_typeddict(kind) else None
+            raise TypeError(_instead_of(kind, plain)) from None
         return OfClass(kind)
     if callable(kind):
         return OfFunction(kind)

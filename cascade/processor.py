@@ -511,7 +511,7 @@ class Processor:
     def _named_arguments(self, call: Call) -> list[tuple[str, Any]]:
         """The arguments, each under a name of its own; the value of a resource is no part of a key.
 
-        What *args and **kwargs take up is told from parameters by stars, with which no parameter begins.
+        Stars tell what *args and **kwargs take up from parameters.
         """
         injected = call.place.injected(call.index)
         parameters = call.slot.task.parameters

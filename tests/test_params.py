@@ -1,5 +1,7 @@
 """What a Param takes, by its type and its default (sections 2 and 15)."""
 
+# ruff: noqa: UP007, UP045 (older ways to write a type are among what is tested)
+
 from __future__ import annotations
 
 import collections.abc
