@@ -10,7 +10,9 @@ different calls share one:
 - A dict is the set of its pairs: insertion order does not count, as it does not for `==`.
 - Floats count by their bits: -0.0 is not 0.0, and nan is itself. Dates and times count by what
   they show and their time zone: noon in Rome is another argument than the same instant in UTC.
-- A subclass of one of these types may hold more than its base tells, so it has no encoding.
+- A subclass of one of these types may hold more than its base tells, so it has no encoding; nor has
+  a dataclass that holds more than its fields. What a `cached_property` keeps follows from the rest.
+- A member of an Enum counts by its name, and by its value and attributes, which may change.
 - A class, and the Task itself, is known by its module and qualified name. If it cannot be found
   there, it is known by a number of this process that is never given twice.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import secrets
 import struct
 import sys
@@ -26,10 +29,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import date, datetime, time, timedelta, timezone
-from enum import Enum, Flag
+from enum import Enum
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
@@ -102,6 +107,12 @@ class InMemoryCache:
     def __len__(self) -> int:
         return len(self._values)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} stays in its process: it cannot be copied or pickled; share the object, "
+            "or write a CachePolicy that keeps values in a file"
+        )
+
     def __repr__(self) -> str:
         return f"<InMemoryCache {len(self)} of {self.max_entries}>"
 
@@ -162,11 +173,18 @@ def _first(pair: tuple[str, Any]) -> str:
 def _encode_argument(task: CachedTask, name: str, value: Any, encoder: _Encoder) -> bytes:
     try:
         return encoder.encode(value)
-    except _NotPlainData as error:
+    except NotPlainData as error:
         raise CacheKeyError(task.name, name, error.type_name, error.reason) from None
 
 
-class _NotPlainData(Exception):
+def encoded(value: Any) -> bytes:
+    """The encoding of a value, equal exactly for equal data; raises `NotPlainData` for others."""
+    return _Encoder().encode(value)
+
+
+class NotPlainData(Exception):
+    """A value that has no encoding."""
+
     def __init__(self, value: object, reason: str = "") -> None:
         cls = type(value)
         is_builtin = cls.__module__ == "builtins"
@@ -239,9 +257,18 @@ def _encode_zone(value: time | datetime) -> bytes:
         return b"n"
     if type(zone) is timezone:
         return b"z" + _encode_timedelta(zone.utcoffset(None)) + _encode_str(zone.tzname(None))
-    if type(zone) is ZoneInfo and zone.key is not None:
+    if type(zone) is ZoneInfo and _is_named(zone):
         return _sized(b"Z", zone.key.encode())
-    raise _NotPlainData(value, f"only a timezone or a ZoneInfo with a key is data, not {zone!r}")
+    raise NotPlainData(value, f"only a timezone or a ZoneInfo with a key is data, not {zone!r}")
+
+
+def _is_named(zone: ZoneInfo) -> bool:
+    """Whether its key leads to the zone: one that was read from a file may have any key."""
+    try:
+        zone.__reduce__()
+    except pickle.PicklingError:
+        return False
+    return True
 
 
 _PLAIN: dict[type, Callable[[Any], bytes]] = {
@@ -293,6 +320,7 @@ class _Open:
         return b"#" + _digest(self.kind, encodings)
 
 
+_CODE = (type, FunctionType, BuiltinFunctionType)  # as an Enum holds it, code is no argument
 _Order = Callable[[list[bytes]], list[bytes]]
 _NOT_YET = b""  # the encoding of a container that is still open
 
@@ -304,6 +332,7 @@ class _Encoder:
         # Containers and their encodings by id; they are kept, so that an id stays that of one.
         self._known: dict[int, tuple[object, bytes]] = {}
         self._classes: dict[type, bytes] = {}
+        self._fields: dict[type, frozenset[str]] = {}
 
     def encode(self, value: Any) -> bytes:
         known = self._known
@@ -314,14 +343,12 @@ class _Encoder:
                 plain = _PLAIN.get(type(member))
                 if plain is not None:
                     innermost.encodings.append(plain(member))
-                elif issubclass(type(member), Enum):
-                    innermost.encodings.append(self._enum(member))
                 elif id(member) not in known:
                     path.append(self._opened(member))
                     known[id(member)] = member, _NOT_YET
                     break
                 elif known[id(member)][1] is _NOT_YET:
-                    raise _NotPlainData(member, "it contains itself")
+                    raise NotPlainData(member, "it contains itself")
                 else:
                     innermost.encodings.append(known[id(member)][1])
             else:
@@ -334,6 +361,8 @@ class _Encoder:
 
     def _opened(self, value: Any) -> _Open:
         cls = type(value)
+        if issubclass(cls, Enum):
+            return _Open(value, b"enum" + self._class(cls), _content_of_member(value))
         if cls is list:
             return _Open(value, b"list", iter(value))
         if cls is tuple:
@@ -345,18 +374,21 @@ class _Encoder:
             return _Open(value, b"set", iter(value), sorted)
         if cls is frozenset:
             return _Open(value, b"frozenset", iter(value), sorted)
-        if "__dataclass_fields__" in cls.__dict__ and not isinstance(value, _BASES):
+        if "__dataclass_fields__" in cls.__dict__ and not issubclass(cls, _BASES):
+            _refuse_more_than_fields(value, self._field_names(value))
             return _Open(value, b"dataclass" + self._class(cls), _fields_of(value))
-        if cls.__bases__ == (tuple,) and hasattr(cls, "_fields"):
+        if cls.__bases__ == (tuple,) and hasattr(cls, "_fields") and not cls.__dictoffset__:
             members = itertools.chain([cls._fields], value)
             return _Open(value, b"namedtuple" + self._class(cls), members)
-        raise _NotPlainData(value, _why_not(value))
+        raise NotPlainData(value, _why_not(value))
 
-    def _enum(self, value: Enum) -> bytes:
-        members = [self._class(type(value)), _encode_plain(value._name_)]
-        if isinstance(value, Flag):  # combinations may have no name
-            members.append(_encode_plain(value._value_))
-        return b"E" + _digest(b"enum", members)
+    def _field_names(self, value: Any) -> frozenset[str]:
+        cls = type(value)
+        if cls not in self._fields:
+            if cls.__itemsize__ or cls.__basicsize__ > _size_of_python_object(cls):
+                raise NotPlainData(value, "it extends a class that may hold more than fields")
+            self._fields[cls] = frozenset(field.name for field in fields(value))
+        return self._fields[cls]
 
     def _class(self, cls: type) -> bytes:
         identity = self._classes.get(cls)
@@ -376,13 +408,43 @@ def _fields_of(value: Any) -> Iterator[Any]:
         try:
             yield getattr(value, field.name)
         except AttributeError:
-            raise _NotPlainData(value, f"its field {field.name!r} is not set") from None
+            raise NotPlainData(value, f"its field {field.name!r} is not set") from None
+
+
+def _content_of_member(member: Enum) -> Iterator[Any]:
+    """The name (combinations of flags may have none), the value, and attributes of its own."""
+    own = [("", member._value_)]  # names with a bar at both ends are the enum's
+    own += [(n, v) for n, v in _state_of(member) if not (n.startswith("_") and n.endswith("_"))]
+    yield member._name_
+    for name, value in own:
+        yield name
+        yield None if isinstance(value, _CODE) else value
+
+
+def _state_of(value: object) -> list[tuple[str, Any]]:
+    """What an object holds in its `__dict__` and its slots, without asking its class."""
+    state: Any = object.__getstate__(value)
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    return sorted({**(attributes or {}), **(slots or {})}.items(), key=_first)
+
+
+def _refuse_more_than_fields(value: Any, known: frozenset[str]) -> None:
+    for name, _ in _state_of(value):
+        if name not in known and not isinstance(getattr(type(value), name, None), cached_property):
+            raise NotPlainData(value, f"it holds {name!r} beside its fields; make that a field")
+
+
+def _size_of_python_object(cls: type) -> int:
+    """How large an object is if all of it is in its `__dict__` and slots."""
+    slots = sum(isinstance(m, MemberDescriptorType) for c in cls.__mro__ for m in vars(c).values())
+    extra = (cls.__dictoffset__ > 0) + (cls.__weakrefoffset__ > 0) + slots
+    return object.__basicsize__ + extra * struct.calcsize("P")
 
 
 def _why_not(value: object) -> str:
     cls = type(value)
     for base in _BASES:
-        if isinstance(value, base):
+        if issubclass(cls, base):
             return f"a subclass of {base.__name__} may hold more; convert it"
     if hasattr(cls, "__dataclass_fields__"):
         return "it extends a dataclass without being one; decorate it"

@@ -18,7 +18,14 @@ from cascade.processor import CONTROL, Call
 from cascade.structure import RESOURCE, Ref, Slot, Structure
 from cascade.task import check_iterable, check_lengths
 from cascade.trampoline import NO_OVERRIDES, EvaluationPlace, MapItems, Strategy, Trampoline
-from cascade.values import Deferred, Skipped, argument_name, build, deferred_names
+from cascade.values import (
+    Deferred,
+    Skipped,
+    argument_name,
+    build,
+    deferred_names,
+    own_arguments,
+)
 
 if TYPE_CHECKING:
     from cascade.graph import Node
@@ -248,7 +255,8 @@ class PlannedEvaluation(EvaluationPlace):
             if isinstance(given[name], Deferred):
                 raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
             check_iterable(slot.name, name, given[name])
-        items = {name: list(given.pop(name)) for name in slot.iterables}
+        items = {name: list(given[name]) for name in slot.iterables}
+        given.update(dict.fromkeys(items))  # each keeps its place among the keywords
         check_lengths(slot.name, {name: len(values) for name, values in items.items()})
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
         rank = self._plan.rank(slot.index)
@@ -294,15 +302,17 @@ class PlannedEvaluation(EvaluationPlace):
         """The route that the value of the selector names."""
         if isinstance(key, Deferred):
             raise key.refused("the selector of a Router")
-        ref = slot.routes.get(key, slot.default)
+        number = slot.route_numbers.get(key)
+        refs = tuple(slot.routes.values())
+        ref = slot.default if number is None else refs[number]
         if ref is None:
             raise RouteNotFoundError(key, tuple(slot.routes))
         if self._chosen is None:
             self._chosen = {}
         self._chosen[slot.index] = ref
         unchosen = self._unchosen_routes()
-        unchosen.update(other for own, other in slot.routes.items() if own != key)
-        if slot.default is not None and key in slot.routes:
+        unchosen.update(other for own, other in enumerate(refs) if own != number)
+        if slot.default is not None and number is not None:
             unchosen.add(slot.default)
         if slot.index == self._tail:
             self._tail = ref
@@ -400,12 +410,12 @@ class PlannedEvaluation(EvaluationPlace):
         """The public node at `index`."""
         return self._plan.node(index)
 
-    def injected(self, index: int) -> frozenset[str]:
-        """The parameters of the node at `index` that are injected resources."""
+    def injected(self, index: int) -> frozenset[int | str]:
+        """The arguments of the node at `index` that are injected: positions and keywords."""
         slot = self._slots[index]
-        names = slot.task.parameters.positional
-        refs = [*zip(names, slot.args, strict=False), *slot.kwargs]
-        return frozenset(n for n, ref in refs if ref >= 0 and self._slots[ref].kind is RESOURCE)
+        given = self._overrides if index == self._plan.root else NO_OVERRIDES
+        own = own_arguments(slot, given)
+        return frozenset(n for n, ref in own if ref >= 0 and self._slots[ref].kind is RESOURCE)
 
     def local_path(self, index: int) -> list[str]:
         """The ids from the slot at `index` to the target of this evaluation."""

@@ -6,6 +6,8 @@ import pickle
 import sys
 from collections.abc import Mapping
 from functools import partial
+from inspect import CO_ITERABLE_COROUTINE
+from types import GeneratorType
 from typing import Any, Protocol
 
 from anyio import to_thread
@@ -53,7 +55,16 @@ async def call(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
 
 def is_awaitable(value: Any) -> bool:
     """Whether the value of a sync function is to be awaited (expressions are not)."""
-    return hasattr(value.__class__, "__await__") and not isinstance(value, Expression)
+    kind = type(value)
+    if kind is GeneratorType:  # one that types.coroutine made
+        return bool(value.gi_code.co_flags & CO_ITERABLE_COROUTINE)
+    return hasattr(kind, "__await__") and not issubclass(kind, Expression)
+
+
+def usual_class(value: Any) -> type[Any] | None:
+    """The class of a value that is not awaited, unless others of that class may have to be."""
+    kind = value.__class__
+    return None if kind is GeneratorType else kind
 
 
 def called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -7,11 +7,13 @@ never have (retry, conditions, routes, ...) lives in one `Policies` object made 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator, Mapping
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
 from fractions import Fraction
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction
 from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
@@ -50,6 +52,8 @@ _CHAIN_METHODS: Final = (
     "with_timeout",
 )
 
+_OWN_MAPPINGS: Final = ("kwargs", "constants", "routes")
+
 # Attributes that an expression may lack while it is being made or copied.
 _SLOTS: Final = frozenset({"args", "kwargs", "policies", "task", "constants", "routes", "name"})
 
@@ -61,6 +65,19 @@ class Expression(Generic[T_co]):
 
     def _described(self) -> str:
         return f"{type(self).__name__}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: the same parts, and policies, keywords and routes of its own."""
+        names = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())]
+        state = {name: getattr(self, name) for name in names if name != "__weakref__"}
+        own = {name: dict(state[name]) for name in _OWN_MAPPINGS if name in state}
+        if state.get("policies") is not None:
+            own["policies"] = copy(state["policies"])
+        return state | own
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def _instead_of(self, name: str) -> str:
         """The clause that says what to write instead of the attribute `name`."""
@@ -133,6 +150,13 @@ class Policies:
         self.selector: JumpSelector | None = None
         self.is_method = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Policies:
+        copied = memo[id(self)] = copy(self)
+        for name in self.__slots__:
+            if name != "cache":  # it holds what was computed, and is shared by whoever uses it
+                setattr(copied, name, deepcopy(getattr(self, name), memo))
+        return copied
+
 
 class Lazy(Expression[T_co]):
     """What LazyResult and MappedLazyResult share: a task, its inputs, and the chain methods.
@@ -161,15 +185,6 @@ class Lazy(Expression[T_co]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task.name}>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        names = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())]
-        state = {name: getattr(self, name) for name in names if name != "__weakref__"}
-        return {n: dict(v) if isinstance(v, MappingProxyType) else v for n, v in state.items()}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
     def _own_policies(self) -> Policies:
         if self.policies is None:
@@ -229,9 +244,15 @@ class Lazy(Expression[T_co]):
         """
         if isinstance(policy, type):
             raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
-        for method in ("get", "put"):
-            if not callable(getattr(policy, method, None)):
+        for method, arguments in (("get", "key"), ("put", "key, value")):
+            found = getattr(policy, method, None)
+            if not callable(found):
                 raise TypeError(f"{policy!r} is no cache policy: it has no async {method}(key...)")
+            if _is_sync(found):
+                raise TypeError(
+                    f"{policy!r} is no cache policy: its {method} is not async; "
+                    f"write async def {method}(self, {arguments})"
+                )
         self._own_policies().cache = policy
         return self
 
@@ -433,6 +454,16 @@ class JumpSelector:
 
     def __repr__(self) -> str:
         return f"<JumpSelector {list(self.routes)!r}>"
+
+
+def _is_sync(method: Any) -> bool:
+    """Whether a method is written as one that gives no awaitable; a wrapper may give one."""
+    function = getattr(method, "__func__", method)
+    if not isfunction(function) or hasattr(function, "__wrapped__"):
+        return False
+    told = str(function.__annotations__.get("return"))
+    gives_one = iscoroutinefunction(function) or "Awaitable" in told or "Coroutine" in told
+    return isasyncgenfunction(function) or not gives_one
 
 
 def check_target(target: object) -> None:

@@ -6,23 +6,25 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
+from cascade.cache import NotPlainData, encoded
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.expressions import NOTHING, Expression
+from cascade.forms import NOT_READABLE, form_of, name_of
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 _type = type  # `type` is a parameter's name below
-_TRUE = {"1", "true", "yes", "on"}
-_FALSE = {"0", "false", "no", "off"}
 
 
 class Param(Expression[T]):
     """The value given for `name` in `params`, or the default.
 
-    `type` is a class, or a function from a string. A string given for another `type` is
-    converted, a bool from 1/0, true/false, yes/no, on/off. A default is taken as it is, a string
-    for another type converted alike. In the run, one without a value is a
+    `type` is a class, a function from a string, or one of the forms `Any`, `Literal[...]`,
+    `int | None`, `NewType`, `Annotated`; any other form is a `TypeError`. A string given for
+    another `type` is converted, a bool from 1/0, true/false, yes/no, on/off, for a union by the
+    first member that can; what a member takes as it is stays as it is. A default is taken as it
+    is, a string for another type converted alike. In the run, one without a value is a
     `MissingParameterError`, a value of another type a `TypeError` or `ValueError`.
 
     >>> import cascade as cs
@@ -30,7 +32,7 @@ class Param(Expression[T]):
     [3, 'you']
     """
 
-    __slots__ = ("default", "description", "name", "type")
+    __slots__ = ("_form", "default", "description", "name", "type")
 
     @overload
     def __init__(
@@ -57,8 +59,10 @@ class Param(Expression[T]):
     ) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(f"a Param's name must be a non-empty string, not {name!r}")
-        if not callable(type):
-            raise TypeError(f"Param {name!r}: type={type!r} must be a class, such as int")
+        try:
+            self._form = form_of(type)
+        except TypeError as error:
+            raise TypeError(f"Param {name!r}: {error}") from None
         if isinstance(default, _type) and type is str:
             raise TypeError(
                 f"Param {name!r}: the default is the class {default.__name__}; "
@@ -77,41 +81,32 @@ class Param(Expression[T]):
     def __repr__(self) -> str:
         return f"<Param {self.name}>"
 
-    def declaration(self) -> tuple[Any, ...]:
-        """What must be the same wherever the name is declared."""
-        default = self.default if self.default is NOTHING else (type(self.default), self.default)
-        return (self.type, default)
+    def agrees_with(self, other: Param[Any]) -> bool:
+        """Whether both declare the same: they mean one type, and have one default."""
+        is_one_type = self.type is other.type or self._form.identity() == other._form.identity()
+        return is_one_type and _is_same(self.default, other.default)
 
     def convert(self, value: Any) -> Any:
         """`value` as the declared type; `ValueError` or `TypeError` naming the Param if not."""
-        if isinstance(self.type, type) and isinstance(value, self.type):
+        if self._form.takes(value):
             return value
         if isinstance(value, str):
             return self._parse(value)
-        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if not isinstance(self.type, type):
-            return value  # a converter function: what is no text is taken as converted
+        widened = self._form.widened(value)
+        if widened is not NOTHING:
+            return widened
         kind = type(value).__name__
         remedy = f"; declare it with type={kind}" if self.type is str else ""
         raise TypeError(
-            f"Param {self.name!r} takes {_type_name(self.type)}, not {kind}: {value!r}{remedy}"
+            f"Param {self.name!r} takes {name_of(self.type)}, not {kind}: {value!r}{remedy}"
         )
 
     def _parse(self, text: str) -> Any:
-        if self.type is bool:
-            word = text.strip().lower()
-            if word in _TRUE or word in _FALSE:
-                return word in _TRUE
-            raise ValueError(
-                f"Param {self.name!r} takes a bool, not {text!r}; "
-                "write 1/0, true/false, yes/no or on/off"
-            )
         try:
-            return self.type(text)
-        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+            return self._form.parse(text)
+        except NOT_READABLE as error:
             raise ValueError(
-                f"Param {self.name!r} takes {_type_name(self.type)}, not {text!r}: {error}"
+                f"Param {self.name!r} takes {name_of(self.type)}, not {text!r}: {error}"
             ) from error
 
 
@@ -137,15 +132,11 @@ class Env(Expression[str]):
         return f"<Env {self.name}>"
 
 
-def _type_name(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind))
-
-
 class Inputs:
     """The Params and variables of one run: what was given, converted and checked once."""
 
     def __init__(self, given: Mapping[str, Any] | None) -> None:
-        self._given = dict(given or {})
+        self._given = {} if given is None else dict(given)
         self._values: dict[str, Any] = {}
         self._declared: dict[str, Param[Any]] = {}
         self._variables: dict[str, str | None] = {}
@@ -191,11 +182,11 @@ class Inputs:
 
     def _declare(self, param: Param[Any]) -> bool:
         earlier = self._declared.setdefault(param.name, param)
-        if earlier is not param and not _same(earlier.declaration(), param.declaration()):
+        if earlier is not param and not earlier.agrees_with(param):
             raise ValueError(
                 f"Param {param.name!r} is declared in two ways: type "
-                f"{_type_name(earlier.type)}, default {earlier.default!r}, and type "
-                f"{_type_name(param.type)}, default {param.default!r}; declare it once and share it"
+                f"{name_of(earlier.type)}, default {earlier.default!r}, and type "
+                f"{name_of(param.type)}, default {param.default!r}; declare it once and share it"
             )
         if param.name in self._values:
             return True
@@ -213,5 +204,21 @@ class Inputs:
         return self._variables[name]
 
 
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return one[0] is other[0] and (one[1] is other[1] or one[1] == other[1])
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two defaults are one: the same object, the same data, or of one type and equal.
+
+    Data is compared by its encoding, floats by their bits. The answer of any other object to `==`
+    counts if it is True itself: an array answers with an array, which may have no truth.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    try:
+        return encoded(one) == encoded(other)
+    except NotPlainData:
+        pass
+    try:
+        return (one == other) is True
+    except Exception:  # whatever it compares, it is not known to be the same
+        return False

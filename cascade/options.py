@@ -10,6 +10,7 @@ import click
 
 from cascade.constraints import GlobalConstraint, checked, checked_capacity
 from cascade.expressions import NOTHING
+from cascade.forms import name_of
 from cascade.inputs import Env, Param
 from cascade.loading import LoadError, load
 from cascade.plan import parameters
@@ -59,7 +60,7 @@ def _write_rows(formatter: click.HelpFormatter, title: str, rows: list[tuple[str
 
 
 def _type_of(param: Param[Any]) -> str:
-    return str(getattr(param.type, "__name__", param.type))
+    return name_of(param.type)
 
 
 def _described(declared: Param[Any] | Env) -> str:

@@ -19,7 +19,7 @@ from anyio import Event, current_time, move_on_after, sleep
 from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
 from cascade.admission import FREE
-from cascade.cache import cache_key
+from cascade.cache import Hit, cache_key
 from cascade.cancellation import is_being_cancelled, is_cancellation
 from cascade.errors import TaskTimeoutError
 from cascade.events import (
@@ -480,7 +480,12 @@ class Processor:
             flight.landed.set()
 
     async def _fly(self, call: Call, flight: _Flight, cache: Any, key: bytes) -> Any:
-        hit = await cache.get(key)
+        hit = await _awaitable(cache, "get", cache.get(key))
+        if hit is not None and not isinstance(hit, Hit):
+            raise TypeError(
+                f"{cache!r}, the cache of task {call.slot.name!r}, gave {hit!r}; "
+                "its get gives cs.Hit(value), or None if it has none"
+            )
         if hit is not None:
             flight.land(hit.value)
             self._cache_hit(call)
@@ -493,7 +498,7 @@ class Processor:
 
     async def _put(self, call: Call, cache: Any, key: bytes, value: Any) -> None:
         try:
-            await cache.put(key, value)
+            await _awaitable(cache, "put", cache.put(key, value))
         except Exception:
             logger.exception("the cache of task %r could not put its value", call.slot.name)
 
@@ -504,15 +509,32 @@ class Processor:
             self._publish(TaskSkipped, call, "CacheHit")
 
     def _named_arguments(self, call: Call) -> list[tuple[str, Any]]:
-        """The arguments by parameter; injected resources are no part of a cache key."""
+        """The arguments, each under a name of its own; the value of a resource is no part of a key.
+
+        Stars tell what *args and **kwargs take up from parameters.
+        """
         injected = call.place.injected(call.index)
-        names = call.slot.task.parameters.positional
-        named = [
-            (names[i] if i < len(names) else f"*{i - len(names)}", value)
+        parameters = call.slot.task.parameters
+        names = parameters.positional
+        only = parameters.names[len(names) :]
+        own: list[tuple[str, int | str, Any]] = [
+            (names[i] if i < len(names) else f"*{i - len(names)}", i, value)
             for i, value in enumerate(call.args)
         ]
-        named += call.kwargs.items()
-        return [(name, value) for name, value in named if name not in injected]
+        own += [(n if n in only else f"**{n}", n, value) for n, value in call.kwargs.items()]
+        named = [(name, value) for name, place, value in own if place not in injected]
+        # That there is one more argument counts, whatever resource it is.
+        extra = [name for name, place, _ in own if place in injected and name[0] == "*"]
+        return [*named, *((f"={name}", None) for name in extra)]
+
+
+def _awaitable(cache: Any, method: str, given: Any) -> Any:
+    """What a method of a cache policy gave; `TypeError` if it cannot be awaited."""
+    if not is_awaitable(given):
+        raise TypeError(
+            f"{method} of the cache {cache!r} gave {given!r}; make it async def {method}(...)"
+        )
+    return given
 
 
 class _Flight:

@@ -105,8 +105,8 @@ class Place:
         """The public node of a call."""
         raise NotImplementedError
 
-    def injected(self, index: int) -> frozenset[str]:
-        """The parameters of a call whose values are injected resources."""
+    def injected(self, index: int) -> frozenset[int | str]:
+        """The arguments of a call that are injected resources: positions and keywords."""
         raise NotImplementedError
 
     def completed(self, call: Call, value: Any) -> None:

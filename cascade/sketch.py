@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, Final
 
+from cascade.containers import CONTAINERS
 from cascade.expressions import Expression, LazyResult
 from cascade.structure import PLAIN, Reading, Structure
 
-_CONTAINERS: Final = (list, tuple, dict)
 Sketch = tuple[Any, ...]
 
 
@@ -31,7 +31,7 @@ def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
     stack = [target]
     while stack:
         current = stack.pop()
-        kind = current.__class__
+        kind = type(current)
         if kind is LazyResult:
             number = seen.get(id(current))
             if number is not None:
@@ -73,15 +73,17 @@ _IN_CONTAINERS: Final = PLAIN | {LazyResult}
 
 def is_literal(value: Any) -> bool:
     """Whether a value is data for certain: no expression, and no container that may hold one."""
-    if isinstance(value, _CONTAINERS):
-        members = value.values() if isinstance(value, dict) else value
-        return type(value) in _CONTAINERS and {each.__class__ for each in members} <= PLAIN
-    return not isinstance(value, Expression)
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return PLAIN.issuperset(map(type, value))
+    if kind is dict:
+        return PLAIN.issuperset(map(type, value.values()))
+    return not issubclass(kind, (*CONTAINERS, Expression))
 
 
 def _holds_calls(container: Any) -> bool:
     """Whether the members are calls and plain values, and at least one is a call."""
-    kinds = {member.__class__ for member in container}
+    kinds = set(map(type, container))
     return LazyResult in kinds and kinds <= _IN_CONTAINERS
 
 
@@ -108,7 +110,7 @@ def _literal_refs(target: Any, reading: Reading, structure: Structure) -> Iterat
             continue
         seen.add(id(current))
         slot = structure.slots[reading.slot_of(current)]
-        is_call = current.__class__ is LazyResult
+        is_call = type(current) is LazyResult
         refs = slot.args if is_call else slot.members
         parts = current.args if is_call else current
         stack.extend(zip(reversed(parts), reversed(refs), strict=True))

@@ -15,7 +15,6 @@ key when it is seen for the first time, and cached; from then on only the data i
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -23,6 +22,7 @@ from struct import pack
 from sys import intern
 from typing import Any, Final
 
+from cascade.containers import CONTAINERS, keys_of, members_of, remembered
 from cascade.errors import CycleError
 from cascade.expressions import (
     NOTHING,
@@ -51,7 +51,6 @@ PARAM: Final = "param"
 RESOURCE: Final = "resource"
 
 PLAIN = frozenset({int, str, float, bool, type(None), bytes, complex, set, frozenset})
-_CONTAINERS = (list, tuple, dict)
 _LITERAL = -1  # in the walk's index: a container that holds no expression
 
 
@@ -112,6 +111,7 @@ class Slot:
         "name",
         "parts",
         "retry",
+        "route_numbers",
         "routes",
         "selector",
         "task",
@@ -126,9 +126,10 @@ class Slot:
         self.args: tuple[Ref, ...] = ()
         self.kwargs: tuple[tuple[str, Ref], ...] = ()
         self.members: tuple[Ref, ...] = ()
-        self.iterables: frozenset[str] = frozenset()
+        self.iterables: tuple[str, ...] = ()  # as keywords: in signature order, then as written
         self.data: Ref = 0
         self.routes: dict[Any, Ref] = {}
+        self.route_numbers: dict[Any, int] = {}  # a key is looked up once: it may compare oddly
         self.selector: Ref | None = None
         self.bound: int | None = None
         self.is_method = False
@@ -189,12 +190,13 @@ class Slot:
     def _decode_map(self, entry: tuple[Any, ...]) -> None:
         kind, task, iterables, inputs, policies = entry
         self._decode_node((kind, task, (), inputs, policies))
-        self.iterables = frozenset(iterables)
+        self.iterables = tuple([name for name, _ in inputs if name in iterables])
 
     def _decode_router(self, entry: tuple[Any, ...]) -> None:
         _, self.selector, keys, refs, self.default = entry
         self.name = "Router"
         self.routes = {key: ref for (_, key), ref in zip(keys, refs, strict=True)}
+        self.route_numbers = {key: number for number, (_, key) in enumerate(keys)}
 
     def _decode_container(self, entry: tuple[Any, ...]) -> None:
         _, type_, self.data, self.members = entry
@@ -258,7 +260,8 @@ class Structure:
             {key: ref for (_, key), ref in zip(keys, refs, strict=True)} for keys, refs in selectors
         )
         self.inputs = tuple(slot.data for slot in self.slots if slot.kind is PARAM)
-        self.resources = frozenset(slot.name for slot in self.slots if slot.kind is RESOURCE)
+        named = (slot.name for slot in self.slots if slot.kind is RESOURCE)
+        self.resources = tuple(dict.fromkeys(named))
         self._refuse_circular_loops()
         self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
         self.is_cached = False
@@ -407,7 +410,7 @@ class Structure:
         `narrow` names the resources that do not last for the whole run. A bound node is never
         shared: its value is what its loop ends with.
         """
-        narrow &= self.resources
+        narrow = narrow.intersection(self.resources)
         known = self._invariants.get(narrow)
         if known is None:
             pure = [False] * len(self.slots)
@@ -504,7 +507,7 @@ class _Walk:
             return False
         path = list(self._open.values())
         path = path[next(i for i, member in enumerate(path) if member is part) :]
-        if all(isinstance(member, _CONTAINERS) for member in path):
+        if all(issubclass(type(member), CONTAINERS) for member in path):
             self._self_containing.add(id(part))
             return True
         raise CycleError([_label(member) for member in (*path, part) if _is_named(member)])
@@ -514,7 +517,7 @@ class _Walk:
         self.visited.append(expression)
         if kind is LazyResult:
             self._emit_task(expression)
-        elif isinstance(expression, _CONTAINERS):
+        elif issubclass(kind, CONTAINERS):
             self._emit_container(expression)
         elif kind is MappedLazyResult:
             self._emit_map(expression)
@@ -560,26 +563,28 @@ class _Walk:
         self._add(router, (ROUTER, selector, _typed(router.routes), refs, default))
 
     def _emit_container(self, container: Any) -> None:
-        members = container.values() if isinstance(container, dict) else container
-        if not any(self.index.get(id(member), _LITERAL) >= 0 for member in members):
+        index = self.index
+        if not any(index.get(id(member), _LITERAL) >= 0 for member in members_of(container)):
             self.index[id(container)] = _LITERAL
             return
         if id(container) in self._self_containing:
             raise CycleError([type(container).__name__, type(container).__name__], "containers")
-        refs = tuple([self._ref(member) for member in members])
-        kind = next(k for k, t in _KINDS if isinstance(container, t))
-        if type(container) is dict:
+        refs = tuple([self._ref(member) for member in members_of(container)])
+        type_ = type(container)
+        kind = next(k for k, t in _KINDS if issubclass(type_, t))
+        if kind is DICT:
             self._refuse_expression_keys(container)
+        if type_ is dict:
             shape = self._literal(tuple(container))
         else:
-            # An own subclass may carry more than its members; it is read now, and filled later.
-            is_plain = type(container) in (list, tuple)
-            shape = 0 if is_plain else self._literal(copy.copy(container))
-        self._add(container, (kind, type(container), shape, refs))
+            # An own subclass may carry more than its members; it is read now, and built later.
+            is_plain = type_ is list or type_ is tuple
+            shape = 0 if is_plain else self._literal(remembered(container))
+        self._add(container, (kind, type_, shape, refs))
 
     def _refuse_expression_keys(self, container: dict[Any, Any]) -> None:
-        for key in container:
-            if isinstance(key, Expression):
+        for key in keys_of(container):
+            if _is_expression(key):
                 raise TypeError(f"{key!r} cannot be the key of a dict; only values are computed")
 
     def _policies(self, policies: Policies) -> NodePolicies | None:
@@ -588,7 +593,7 @@ class _Walk:
         after = tuple(self._ref(predecessor) for predecessor in policies.after)
         amounts = tuple(
             (name, None, self._ref(amount))
-            if isinstance(amount, Expression)
+            if _is_expression(amount)
             else (name, type(amount), amount)
             for name, amount in policies.amounts.items()
         )
@@ -638,8 +643,7 @@ class _Walk:
 
     def _value_key(self, entry: tuple[Any, ...]) -> Any:
         kind, task, args, kwargs, policies = entry
-        if kind is TASK:
-            kwargs = sorted(kwargs)  # a **parameter takes them up in any order
+        kwargs = sorted(kwargs)  # a **parameter takes them up in any order
         return (
             kind,
             task,
@@ -691,29 +695,33 @@ _KINDS = ((LIST, list), (TUPLE, tuple), (DICT, dict))
 
 def _has_parts(value: Any) -> bool:
     """Whether `value` is an expression, or a container that may hold one."""
-    kind = value.__class__
+    kind = type(value)
     if kind is LazyResult:
         return True
     if kind in PLAIN:
         return False
-    if isinstance(value, _CONTAINERS):
-        members = value.values() if isinstance(value, dict) else value
-        return not PLAIN.issuperset(map(type, members))
-    return isinstance(value, Expression)
+    if issubclass(kind, CONTAINERS):
+        return not PLAIN.issuperset(map(type, members_of(value)))
+    return issubclass(kind, Expression)
+
+
+def _is_expression(value: Any) -> bool:
+    """By its type: an object may claim another `__class__`."""
+    return issubclass(type(value), Expression)
 
 
 def _parts(expression: Any) -> Iterable[Any]:
     """What the value of `expression` may need, in plan order."""
-    if isinstance(expression, Lazy):
-        policies = expression.policies
-        if policies is None and not expression.kwargs:
-            return expression.args
+    kind = type(expression)
+    if issubclass(kind, Lazy):
+        node: Lazy[Any] = expression
+        policies = node.policies
+        if policies is None and not node.kwargs:
+            return node.args
         return _node_parts(expression, policies)
-    if isinstance(expression, dict):
-        return expression.values()
-    if isinstance(expression, list | tuple):
-        return expression
-    if isinstance(expression, Router):
+    if issubclass(kind, CONTAINERS):
+        return members_of(expression)
+    if issubclass(kind, Router):
         return (expression.selector, *expression.routes.values(), expression.default)
     return ()
 
@@ -746,7 +754,7 @@ def _typed(routes: Iterable[Any]) -> tuple[tuple[Any, Any], ...]:
 
 
 def _is_named(member: Any) -> bool:
-    return isinstance(member, Expression)
+    return _is_expression(member)
 
 
 def _label(member: Any) -> str:

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Sized
 from enum import Enum
 from inspect import Parameter, Signature
+from types import CodeType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -62,6 +63,7 @@ class Task(Generic[P, R]):
             "__call__",
             "__dict__",
             "__weakref__",
+            "binds",
             "func",
             "is_async",
             "mode",
@@ -73,6 +75,7 @@ class Task(Generic[P, R]):
         )
 
     is_task: ClassVar[bool] = True
+    binds: bool  # whether it takes the instance that it is taken from
     func: Callable[..., Any]
     name: str
     mode: Mode
@@ -90,6 +93,9 @@ class Task(Generic[P, R]):
         mode: Mode = "inline",
         version: str | int | None = None,
     ) -> None:
+        self.binds = not isinstance(func, staticmethod)
+        if not self.binds:
+            func = cast("staticmethod[..., Any]", func).__func__
         is_async = _check_function(func, mode, name)
         functools.update_wrapper(cast(Any, self), _innermost(func))
         self.__dict__["__wrapped__"] = func
@@ -147,7 +153,7 @@ class Task(Generic[P, R]):
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else BoundTask(self, instance)
+        return BoundTask(self, instance) if instance is not None and self.binds else self
 
     def __reduce__(self) -> str:
         return self.__qualname__  # a Task is pickled like a function: by reference
@@ -162,9 +168,13 @@ class Task(Generic[P, R]):
 
 
 class BoundTask(Generic[R]):
-    """A Task taken from an instance: `self` is bound, as data like any argument."""
+    """A Task taken from an instance: `self` is bound, as data like any argument.
 
-    __slots__ = ("instance", "task")
+    As a bound method it equals another of the same Task and the same instance, a copy of it is
+    bound to the same instance, and a deep copy to a copy of it.
+    """
+
+    __slots__ = ("__weakref__", "instance", "task")
     is_task: ClassVar[bool] = True
 
     def __init__(self, task: Task[..., R], instance: Any) -> None:
@@ -185,7 +195,20 @@ class BoundTask(Generic[R]):
         return self.task.func(self.instance, *args, **kwargs)
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute in BoundTask.__slots__:  # while it is being made
+            raise AttributeError(attribute)
         return getattr(self.task, attribute)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundTask):
+            return NotImplemented
+        return self.task is other.task and self.instance is other.instance
+
+    def __hash__(self) -> int:
+        return hash((self.task, id(self.instance)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BoundTask, (self.task, self.instance)
 
     def __repr__(self) -> str:
         return f"<BoundTask {self.task.name} of {self.instance!r}>"
@@ -357,7 +380,8 @@ VARARGS: Final = _Varargs.VARARGS  # the key of the extra positional arguments o
 def _check_function(func: Any, mode: str, name: Any) -> bool:
     """Whether `func` is async; raises `TypeError` for what cannot be a task in this mode."""
     if not callable(func):
-        raise TypeError(f"{func!r} cannot be a task: it is not callable")
+        below = "; put @cs.task below that decorator" if hasattr(func, "__get__") else ""
+        raise TypeError(f"{func!r} cannot be a task: it is not callable{below}")
     if name is not None and (not isinstance(name, str) or not name):
         raise TypeError(f"name={name!r} of {_name_of(func)!r} must be a non-empty string")
     if isinstance(func, Task | BoundTask):
@@ -367,12 +391,14 @@ def _check_function(func: Any, mode: str, name: Any) -> bool:
     inner = _innermost(func)
     is_plain = inspect.isroutine(inner) or isinstance(inner, type)
     called = inner if is_plain else inner.__call__
-    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+    is_old_style = bool(_flags_of(called) & inspect.CO_ITERABLE_COROUTINE)  # by types.coroutine
+    is_generator = inspect.isgeneratorfunction(called) and not is_old_style
+    if is_generator or inspect.isasyncgenfunction(called):
         raise TypeError(
             f"the generator function {_name_of(func)!r} cannot be a task; "
             "return a list, or make it a cs.resource"
         )
-    is_async = inspect.iscoroutinefunction(called)
+    is_async = is_old_style or inspect.iscoroutinefunction(called)
     if is_async and mode != "inline":
         raise TypeError(
             f"the async function {_name_of(func)!r} runs on the event loop; "
@@ -394,9 +420,14 @@ def _checked_name(name: str) -> str:
 
 
 def _innermost(func: Any) -> Any:
-    while isinstance(func, functools.partial):
-        func = func.func
+    while isinstance(func, functools.partial | staticmethod):
+        func = func.__func__ if isinstance(func, staticmethod) else func.func
     return func
+
+
+def _flags_of(function: Any) -> int:
+    code = getattr(function, "__code__", None)
+    return code.co_flags if isinstance(code, CodeType) else 0
 
 
 def _name_of(func: Any) -> str:
@@ -481,6 +512,7 @@ def _mapped(
 ) -> MappedLazyResult[Any]:
     if not iterables:
         raise TypeError(f"{task.name}.map() needs at least one iterable, by parameter name")
+    bound = task.override((), {**constants, **iterables}, "map()", is_method=False)
     read = {name: _read_iterable(task, name, given) for name, given in iterables.items()}
     lengths = {
         name: len(given)
@@ -488,7 +520,6 @@ def _mapped(
         if isinstance(given, Sized) and not isinstance(given, Expression)
     }
     check_lengths(task.name, lengths)
-    bound = task.override((), {**constants, **read}, "map()", is_method=False)
     rest = _defaults_of(task, bound)
     return MappedLazyResult(task, read, {**constants, **rest})
 
@@ -529,6 +560,11 @@ def check_iterable(task_name: str, name: str, given: Any) -> None:
     try:
         iter(given)
     except TypeError:
+        if isinstance(given, Task | BoundTask):
+            raise TypeError(
+                f"{task_name}.map({name}={given!r}) is given a task, not a call of one; "
+                f"write {given.name}(...)"
+            ) from None
         raise TypeError(
             f"{task_name}.map({name}=...) needs an iterable, not {type(given).__name__}; a value "
             "that is the same for all items is a default of the task, or is bound: "

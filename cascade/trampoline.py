@@ -20,14 +20,14 @@ from cascade.errors import (
     StepLimitError,
     TargetNotFoundError,
 )
-from cascade.expressions import Jump, TailCall
+from cascade.expressions import NOTHING, Jump, TailCall
 from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
 from cascade.ready import Place
 from cascade.run import SLICE
 from cascade.structure import TASK, Ref, Slot, Structure
 from cascade.task import VARARGS
-from cascade.values import arguments_by_name, deferred_names
+from cascade.values import argument_place, arguments_by_name, deferred_names
 
 if TYPE_CHECKING:
     from cascade.graph import Node
@@ -194,7 +194,15 @@ class EvaluationPlace(Place):
 class MapItems(Place):
     """The items of one map, by position: each is a call, or what its trampoline makes of it."""
 
-    __slots__ = ("_evaluation", "_missing", "_results", "_slot", "_strategy", "_trampolines")
+    __slots__ = (
+        "_evaluation",
+        "_given",
+        "_missing",
+        "_results",
+        "_slot",
+        "_strategy",
+        "_trampolines",
+    )
 
     local_id_names_owner = True
 
@@ -208,6 +216,7 @@ class MapItems(Place):
         self._results: list[Any] = []
         self._missing = 0
         self._trampolines: dict[int, Trampoline] = {}
+        self._given: dict[int, frozenset[Any]] = {}  # what TailCalls of an item gave it, by name
 
     @property
     def holdings(self) -> Holdings:
@@ -248,6 +257,7 @@ class MapItems(Place):
         named: dict[Any, Any] = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
         rest = call.args[len(names) :]
         named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
+        self._given[call.index] = self._given.get(call.index, frozenset()).union(overrides)
         self._execute(call.index, named, call.amounts, deferred_names(named.values()))
 
     def _execute(
@@ -277,6 +287,7 @@ class MapItems(Place):
     def settle_from(self, index: int, value: Any) -> None:
         """The item at `index` has its value."""
         self._trampolines.pop(index, None)
+        self._given.pop(index, None)
         self._results[index] = value
         self._missing -= 1
         if self._strategy.run.activity is not None:
@@ -293,9 +304,11 @@ class MapItems(Place):
         """The public node of the map."""
         return self._evaluation.node(self._slot.index)
 
-    def injected(self, index: int) -> frozenset[str]:
-        """The parameters that are injected resources."""
-        return self._evaluation.injected(self._slot.index)
+    def injected(self, index: int) -> frozenset[int | str]:
+        """The arguments that are injected resources: positions and keywords."""
+        injected = self._evaluation.injected(self._slot.index)
+        given = self._given.get(index, ())
+        return injected.difference(argument_place(self._slot.task, name) for name in given)
 
     def local_path(self, index: int) -> list[str]:
         """The item's id, and then the path of its map."""
@@ -505,9 +518,13 @@ class Trampoline:
 
 def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | None:
     try:
-        return routes[key]
-    except (KeyError, TypeError):
+        hash(key)
+    except TypeError:  # it cannot be a key; what its `==` raises is the user's
         raise JumpKeyError(task_name, key, tuple(routes)) from None
+    found = routes.get(key, NOTHING)
+    if found is NOTHING:
+        raise JumpKeyError(task_name, key, tuple(routes))
+    return found
 
 
 def _overrides(
@@ -519,7 +536,7 @@ def _overrides(
 
 def _overrides_by_data(slot: Slot, data: Any) -> Mapping[Any, Any]:
     """The arguments that the data of a Jump overrides."""
-    if data is None or (isinstance(data, dict) and not data):
+    if data is None or (isinstance(data, dict) and len(data) == 0):
         return NO_OVERRIDES
     what = "the data of the Jump"
     if slot.kind is not TASK:

@@ -5,11 +5,11 @@ Both strategies share it: it knows slots, and nothing of who computes them.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from cascade.structure import DICT, LIST, RESOURCE, Ref, Slot
+from cascade.containers import rebuilt
+from cascade.structure import DICT, LIST, MAP, RESOURCE, Ref, Slot
 from cascade.task import VARARGS, Task
 
 
@@ -79,34 +79,15 @@ def filled(value: Any, resources: Mapping[str, Any]) -> Any:
 def build(slot: Slot, shape: Any, members: tuple[Any, ...]) -> Any:
     """A container of the slot's kind and type with these members.
 
-    `shape` is what the data holds for it: the keys of a dict, or the container that was given, of
-    which a subclass is copied, since it may carry more than its members.
+    `shape` is what the data holds for it: the keys of a dict, or the container that was given.
     """
     if slot.kind is LIST:
-        return list(members) if shape is None else _copied_list(shape, members)
+        return list(members) if shape is None else rebuilt(shape, members)
     if slot.kind is DICT:
         if type(shape) is tuple:
             return dict(zip(shape, members, strict=True))
-        return _copied_dict(shape, members)
-    return members if shape is None else _rebuilt_tuple(type(shape), members)
-
-
-def _copied_list(given: list[Any], members: tuple[Any, ...]) -> list[Any]:
-    copied = copy.copy(given)
-    copied[:] = members
-    return copied
-
-
-def _copied_dict(given: dict[Any, Any], members: tuple[Any, ...]) -> dict[Any, Any]:
-    copied = copy.copy(given)
-    for key, member in zip(given, members, strict=True):
-        copied[key] = member
-    return copied
-
-
-def _rebuilt_tuple(kind: type[Any], members: tuple[Any, ...]) -> Any:
-    make = getattr(kind, "_make", None)  # a named tuple's own way
-    return make(members) if make is not None else tuple.__new__(kind, members)
+        return rebuilt(shape, members)
+    return members if shape is None else rebuilt(shape, members)
 
 
 def argument_name(slot: Slot, index: int) -> str:
@@ -122,14 +103,33 @@ def open_slots(slot: Slot, overrides: Mapping[Any, Any]) -> tuple[int, ...]:
     """The slots of those arguments that are not overridden."""
     if not overrides or not slot.argument_slots:
         return slot.argument_slots
-    names = slot.task.parameters.positional
-    refs = [
-        ref
-        for position, ref in enumerate(slot.args)
-        if (names[position] if position < len(names) else VARARGS) not in overrides
-    ]
-    refs += [ref for name, ref in slot.kwargs if name not in overrides or name in names]
+    refs = (ref for _, ref in own_arguments(slot, overrides))
     return tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
+
+
+def own_arguments(slot: Slot, overrides: Mapping[Any, Any]) -> Iterator[tuple[int | str, Ref]]:
+    """Those of the slot's arguments that are not overridden, by position or keyword.
+
+    An item of a map has its inputs as arguments, but the elements of its iterables are no inputs.
+    """
+    names = slot.task.parameters.positional
+    for position, ref in enumerate(slot.args):
+        if (names[position] if position < len(names) else VARARGS) not in overrides:
+            yield position, ref
+    if slot.kind is MAP:
+        for name, ref in slot.kwargs:
+            if name not in slot.iterables:
+                yield argument_place(slot.task, name), ref
+        return
+    for name, ref in slot.kwargs:
+        if name not in overrides or name in names:
+            yield name, ref
+
+
+def argument_place(task: Task[..., Any], name: str) -> int | str:
+    """Where a call has the argument that a map gives by name: its position, or its keyword."""
+    names = task.parameters.positional
+    return names.index(name) if name in names else name
 
 
 def overridden(

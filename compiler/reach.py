@@ -20,7 +20,7 @@ class Reach:
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
         self.pure = structure.invariants(frozenset())
-        self.lasting = structure.invariants(structure.resources)
+        self.lasting = structure.invariants(frozenset(structure.resources))
         self._lowest: list[int] = []  # by slot: the first of all that it may need
         for slot in structure.slots:  # what a slot needs comes before it
             self._lowest.append(min((slot.index, *[self._lowest[part] for part in slot.parts])))

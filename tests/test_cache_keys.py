@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import enum
 import functools
 import gc
+import io
 import itertools
 import math
 import os
+import struct
 import subprocess
 import sys
 from collections import Counter, OrderedDict, UserDict, defaultdict, namedtuple
@@ -124,6 +127,113 @@ Couple = namedtuple("Couple", "left right")
 
 class MorePair(Pair):
     pass
+
+
+class Planet(enum.Enum):
+    """Members with attributes."""
+
+    EARTH = (5.97e24, 6.37e6)
+    MARS = (6.4e23, 3.39e6)
+
+    def __init__(self, mass: float, radius: float) -> None:
+        self.mass = mass
+        self.radius = radius
+
+
+class Operation(enum.Enum):
+    SIZE = type
+    LENGTH = enum.member(len) if hasattr(enum, "member") else 2
+
+
+@dataclasses.dataclass
+class WithInit:
+    """What its parameters leave behind is no field."""
+
+    x: dataclasses.InitVar[int]
+
+    def __post_init__(self, x: int) -> None:
+        self._x = x
+
+
+@dataclasses.dataclass
+class WithInitInField:
+    """What its parameters leave behind is a field."""
+
+    x: dataclasses.InitVar[int]
+    y: int = dataclasses.field(init=False)
+
+    def __post_init__(self, x: int) -> None:
+        self.y = x
+
+
+class Base:
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+
+@dataclasses.dataclass(init=False)
+class OfBase(Base):
+    y: int = 0
+
+
+class SlottedBase:
+    __slots__ = ("__hidden", "k")
+
+    def __init__(self, k: int) -> None:
+        self.__hidden = k
+
+
+@dataclasses.dataclass(init=False)
+class OfSlottedBase(SlottedBase):
+    __slots__ = ("y",)
+    y: int
+
+
+class EmptyBase:
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True)
+class OfEmptyBase(EmptyBase):
+    y: int = 0
+
+
+@dataclasses.dataclass
+class Failure(Exception):
+    code: int = 0
+
+
+@dataclasses.dataclass
+class Queue(collections.deque[int]):
+    name: str = ""
+
+
+@dataclasses.dataclass
+class Lazily:
+    text: str
+
+    @functools.cached_property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+
+class TupleWithFields(tuple[int, ...]):
+    """Looks like a named tuple, and has attributes."""
+
+    _fields = ("x",)
+
+
+def extended(value: Any, **attributes: Any) -> Any:
+    for name, attribute in attributes.items():
+        object.__setattr__(value, name, attribute)
+    return value
+
+
+def zone_from_a_file() -> ZoneInfo:
+    """A zone that says it is Rome, and is not."""
+    head = struct.pack(">4sc15x6L", b"TZif", b"\0", 0, 0, 0, 0, 1, 4)
+    body = struct.pack(">lBB", 3600, 0, 0) + b"ABC\0"
+    return ZoneInfo.from_file(io.BytesIO(head + body), key="Europe/Rome")
 
 
 class Int(int):
@@ -249,11 +359,15 @@ def test_the_order_in_dicts_and_sets_does_not_count(value: dict[Any, Any], rando
         [255, -1, 256, -256, 127, -128, 128],
         ["\ud83d\ude00", "😀", "\ud800", "\ud801", "?"],
         [Color.RED, Mood.RED, Color.BLUE, "RED", 1],
+        [Planet.EARTH, Planet.MARS, Planet.EARTH.value, Operation.SIZE, Operation.LENGTH],
         [Access(0), Access.READ, Access.WRITE, Access.READ | Access.WRITE, 1],
         [Loose(0), Loose(1), Loose(2), Loose(4), Loose(3)],
         [[1, 2], [2, 1], (1, 2), {1, 2}, frozenset({1, 2}), {1: 2}, {2: 1}, [(1, 2)]],
         [Point(1, 2), Spot(1, 2), Pair(1, 2), Couple(1, 2), (1, 2), {"x": 1, "y": 2}],
         [Point(1, 2), Point(2, 1), Point(1, 2, 3)],
+        [WithInitInField(1), WithInitInField(2), OfEmptyBase(1), OfEmptyBase(2)],
+        [math.nan, -math.nan, struct.unpack(">d", b"\x7f\xf8\0\0\0\0\0\1")[0]],
+        [{1, "1", None, (1,)}, {1, "1", None, (1.0,)}, {True, "1", None, (1,)}],
         [Path("a"), Path("b"), Path("a/b"), "a", PurePosixPath("a"), PureWindowsPath("a")],
         [date(2024, 1, 2), datetime(2024, 1, 2), "2024-01-02", time(1, 2), timedelta(1)],
         [
@@ -289,6 +403,33 @@ def test_values_that_differ_have_different_keys(different: list[Any]) -> None:
 )
 def test_values_that_are_the_same_have_the_same_key(one: Any, other: Any) -> None:
     assert key(one) == key(other)
+
+
+def test_attributes_of_an_enum_s_member_count() -> None:
+    """They may change, and so may a value."""
+
+    class Level(enum.Enum):
+        LOW = 1
+        MANY: Any = [1]  # noqa: RUF012
+
+    keys = {key(Level.LOW), key(extended(Level.LOW, seen=1)), key(extended(Level.LOW, seen=2))}
+    keys |= {key(Level.MANY), (Level.MANY.value.append(2), key(Level.MANY))[1]}
+    assert len(keys) == 5
+    with pytest.raises(CacheKeyError, match="object"):
+        key(extended(Level.LOW, seen=object()))
+
+
+def test_what_a_cached_property_keeps_does_not_count() -> None:
+    """It follows from the fields."""
+    asked, fresh = Lazily("a b"), Lazily("a b")
+    assert asked.words == ["a", "b"]
+    assert key(asked) == key(fresh) != key(Lazily("a"))
+
+
+def test_flags_have_one_key_whatever_was_asked_of_them() -> None:
+    before = key(Access.READ)
+    assert ~Access.READ is Access.WRITE
+    assert key(Access.READ) == before
 
 
 def test_the_task_counts_by_module_name_and_version() -> None:
@@ -524,6 +665,22 @@ NOT_DATA = {
     "a dataclass's subclass": (MorePoint(1), f"{__name__}.MorePoint", "extends a dataclass"),
     "a dataclass of int": (IntPoint(), f"{__name__}.IntPoint", "subclass of int"),
     "a dataclass half made": (unset, f"{__name__}.Point", "field 'x' is not set"),
+    "an InitVar left in an attribute": (WithInit(1), f"{__name__}.WithInit", "'_x' beside its"),
+    "a base with attributes": (OfBase(1), f"{__name__}.OfBase", "holds 'k' beside its fields"),
+    "a base with slots": (OfSlottedBase(1), f"{__name__}.OfSlottedBase", "__hidden' beside"),
+    "an attribute more": (extended(Point(1), z=1), f"{__name__}.Point", "'z' beside its fields"),
+    "a dataclass of Exception": (Failure(1), f"{__name__}.Failure", "extends a class that may"),
+    "a dataclass of deque": (Queue(), f"{__name__}.Queue", "extends a class that may"),
+    "a tuple with attributes": (
+        TupleWithFields([1]),
+        f"{__name__}.TupleWithFields",
+        "subclass of tuple",
+    ),
+    "a zone of a file": (
+        datetime(1, 1, 1, tzinfo=zone_from_a_file()),
+        "datetime.datetime",
+        "ZoneInfo with a key",
+    ),
     "a zone of one's own": (datetime(1, 1, 1, tzinfo=Zone()), "datetime.datetime", "ZoneInfo"),
 }
 

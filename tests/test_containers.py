@@ -1,6 +1,7 @@
 """Sections 1 and 3: expressions inside containers, and literals as they are."""
 
 import collections
+import time
 from typing import NamedTuple
 
 import pytest
@@ -188,3 +189,170 @@ def test_a_container_of_an_own_type_is_read_once_too(run, change):
     built = run(echo(given))
     assert type(built) is collections.OrderedDict
     assert list(built.items()) == [("a", 5), ("b", 1)]
+
+
+class Pair(tuple):
+    """A tuple that takes its members one by one."""
+
+    def __new__(cls, left, right):
+        made = super().__new__(cls, (left, right))
+        made.unit = "m"
+        return made
+
+
+class Triple(NamedTuple):
+    x: object
+    y: object
+    z: object
+
+
+class Named(Triple):
+    """A named tuple with attributes, and with a way of its own to be made."""
+
+    def __new__(cls, *, name):
+        made = super().__new__(cls, one(), 2, [one()])
+        made.name = name
+        return made
+
+
+class Checked(list):
+    """A list that counts and checks what is put into it, and needs arguments."""
+
+    __slots__ = ("changes", "kind")
+
+    def __init__(self, kind, given):
+        super().__init__(given)
+        self.kind = kind
+        self.changes = 0
+
+    def append(self, value):
+        raise AssertionError
+
+    extend = __setitem__ = __iter__ = append
+
+
+class Doubled(dict):
+    """A dict that shows and stores other values than it was given."""
+
+    def __init__(self, **given):
+        for name, value in given.items():
+            self[name] = value
+
+    def __setitem__(self, name, value):
+        super().__setitem__(name.lower(), [value, value])
+
+    def values(self):
+        return [pair[0] for pair in super().values()]
+
+    def __iter__(self):
+        raise AssertionError
+
+
+class Registry(collections.OrderedDict):
+    def __init__(self, owner):
+        super().__init__()
+        self.owner = owner
+
+    def copy(self):
+        raise AssertionError
+
+    __copy__ = copy
+
+
+class Groups(collections.defaultdict):
+    def __new__(cls, needed):
+        return super().__new__(cls)
+
+    def __init__(self, needed):
+        super().__init__(list)
+
+
+def registry():
+    made = Registry("me")
+    made["b"], made["a"] = one(), 2
+    made.move_to_end("b")
+    return made
+
+
+def groups():
+    made = Groups("needed")
+    made["k"].append(one())
+    return made
+
+
+def checked():
+    made = Checked(int, [one(), 2])
+    made.changes = 5
+    return made
+
+
+OWN_CLASSES = [
+    (lambda: Pair(one(), 2), tuple, [1, 2], {"unit": "m"}),
+    (lambda: Named(name="n"), tuple, [1, 2, [1]], {"name": "n"}),
+    (lambda: Point(one()), tuple, [1, 0], {}),
+    (checked, list, [1, 2], {"kind": int, "changes": 5}),
+    (lambda: Doubled(A=one(), b=3), dict, [("a", [1, 1]), ("b", [3, 3])], {}),
+    (registry, collections.OrderedDict, [("a", 2), ("b", 1)], {"owner": "me"}),
+    (groups, dict, [("k", [1])], {"default_factory": list}),
+    (lambda: collections.Counter(a=one()), dict, [("a", 1)], {}),
+    (lambda: collections.defaultdict(set, a=one()), dict, [("a", 1)], {"default_factory": set}),
+    (lambda: time.struct_time((one(), *range(8))), tuple, [1, *range(8)], {}),
+]
+
+
+@pytest.mark.parametrize(("make", "base", "members", "attributes"), OWN_CLASSES)
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: {"k": (x,)}])
+def test_a_container_of_an_own_class_is_built_anew(run, make, base, members, attributes, wrap):
+    """With its type, keys, order and attributes, and without asking anything of its class."""
+
+    def check(built):
+        while type(built) in (list, tuple, dict):
+            (built,) = built.values() if type(built) is dict else built
+        assert type(built) is type(given)
+        assert built is not given
+        found = base.items(built) if issubclass(base, dict) else base.__iter__(built)
+        assert list(found) == members
+        for name, value in attributes.items():
+            assert getattr(built, name) is value
+
+    given = make()
+    check(run(wrap(given)))
+    ((argument,), _) = run(echo(wrap(given)))
+    check(argument)
+    check(run(wrap(given)))  # what was given is as it was
+
+
+@pytest.mark.parametrize(("make", "base", "members", "attributes"), OWN_CLASSES)
+def test_a_container_of_an_own_class_in_a_hot_loop(run, make, base, members, attributes):
+    """Each iteration builds it anew, in fused code too."""
+    seen = []
+
+    @cs.task
+    def step(n, given):
+        seen.append(given)
+        return cs.Jump("again", {"n": n - 1}) if n else given
+
+    node = step(300, make())
+    run(cs.bind(node, cs.select_jump({"again": node})))
+    assert len({id(each) for each in seen}) == 301
+    for built in (seen[0], seen[-1]):
+        found = base.items(built) if issubclass(base, dict) else base.__iter__(built)
+        assert list(found) == members
+
+
+def test_attributes_of_a_container_are_read_once_too(run):
+    """What happens to them after the run has started does not show."""
+
+    @cs.task
+    def changes():
+        given.unit = "km"
+        return 1
+
+    given = Pair(changes(), 2)
+    assert run(echo(given))[0][0].unit == "m"
+
+
+@pytest.mark.parametrize("kind", [dict, collections.OrderedDict])
+def test_a_key_is_no_place_for_an_expression(run, kind):
+    with pytest.raises(TypeError, match="cannot be the key of a dict"):
+        run(kind({one(): one()}))

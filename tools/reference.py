@@ -140,7 +140,7 @@ MADE_BY_CASCADE = frozenset(
 INTERNAL = frozenset(
     {
         *("Task.override", "Lazy.as_method"),
-        *("Param.declaration", "Param.convert", "Engine.compile", "BlueprintBuilder.routine"),
+        *("Param.agrees_with", "Param.convert", "Engine.compile", "BlueprintBuilder.routine"),
         "MessageBus.watch",
     }
 )

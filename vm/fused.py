@@ -170,8 +170,8 @@ class Linked:
         for cell in self._calls:
             cell.cell_contents = None
 
-    def learn(self, pc: int, kind: type[Any]) -> None:
-        """The call of row `pc` gives values of this class, which is an ordinary one."""
+    def learn(self, pc: int, kind: type[Any] | None) -> None:
+        """The call of row `pc` gives values of this class, which is an ordinary one, if any is."""
         self._set(f"c{pc}", kind)
 
     def learn_data(self, kind: type[Any]) -> None:
@@ -182,7 +182,7 @@ class Linked:
         """Literal `number` of returned expressions is of this class, which holds no expressions."""
         self._set(f"d{number}", kind)
 
-    def _set(self, name: str, kind: type[Any]) -> None:
+    def _set(self, name: str, kind: type[Any] | None) -> None:
         cell = self._cells.get(name)
         if cell is not None:
             cell.cell_contents = kind

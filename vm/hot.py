@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade.cancellation import is_cancellation
+from cascade.executor import usual_class
 from cascade.processor import is_ordinary
 from cascade.sketch import is_literal
 from cascade.structure import PLAIN
@@ -463,7 +464,7 @@ def guards(
         if tier.leaves is not None:
             return tier.leaves()
         if not fused.is_slow:
-            linked.learn(pc, value.__class__)
+            linked.learn(pc, usual_class(value))
             return False
         now = perf_counter()
         fused.tell_look(now)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cascade.cancellation import is_cancellation
-from cascade.executor import is_awaitable
+from cascade.executor import is_awaitable, usual_class
 from cascade.expressions import NO_KWARGS
 from cascade.processor import Call
 
@@ -76,7 +76,7 @@ class Site:
         call = self._begin(args, kwargs)
         value = self._processor.call_inline(call)
         if value.__class__ is self._usual or not is_awaitable(value):
-            self._usual = value.__class__
+            self._usual = usual_class(value)
             self._processor.finished(call, "Succeeded", None)
             self.is_told = True
         return value

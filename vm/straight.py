@@ -20,6 +20,7 @@ from operator import itemgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from cascade.executor import usual_class
 from cascade.processor import CONTROL, is_ordinary
 from cascade.structure import LIST, Slot, Structure
 from cascade.values import build
@@ -223,7 +224,7 @@ class StraightRun:
         """The value of row `pc` is of another class than the last, or something has changed."""
         machine, frame = self._machine, self._frame
         if self._version == machine.watch.version and is_ordinary(value):
-            machine.watch.usual = value.__class__
+            machine.watch.usual = usual_class(value)
             return True
         self._tell(pc)
         code = frame.program.routine.code
