@@ -305,7 +305,8 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _kept(self, index: int) -> Any:
         """None, or the Skipped that a predecessor is which came in the evaluation of a route."""
-        assert self._trampoline is not None and self._body is not None
+        assert self._trampoline is not None
+        assert self._body is not None
         return self._trampoline.preceded[self._body, index]
 
     def settle_from(self, index: int, value: Any) -> None:
