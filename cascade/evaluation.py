@@ -116,6 +116,10 @@ class PlannedEvaluation(EvaluationPlace):
         """The node is skipped, which was told already."""
         raise NotImplementedError
 
+    def _is_settled(self, index: int) -> bool:
+        """Whether the slot has its value, or is skipped."""
+        raise NotImplementedError
+
     def _was_demanded(self, index: int) -> bool:
         """Whether somebody needed the slot, now that the evaluation ends."""
         raise NotImplementedError
@@ -273,6 +277,8 @@ class PlannedEvaluation(EvaluationPlace):
     def _control(self, call: Call, control: Any) -> None:
         trampoline = self._trampoline
         if trampoline is not None and call.index == self._tail:
+            if call.slot.after:
+                self._keep_predecessors(call.slot)
             self.leave(lambda: trampoline.go_on(call, control, self))
         else:
             Trampoline(self._strategy, self, call.index, call.rank, self).go_on(call, control, self)
@@ -286,7 +292,30 @@ class PlannedEvaluation(EvaluationPlace):
         elif self._body is None:
             trampoline.enter(slot, overrides, self)
         else:  # a Router among the routes chose this loop
+            self._keep_predecessors(slot)
             self.leave(lambda: trampoline.switch(slot))
+
+    def _keep_predecessors(self, slot: Slot) -> None:
+        """The loop goes on at `slot`, a part of this route: what came before it here has come."""
+        if self._body is None or slot.index == self._body:
+            return
+        assert self._trampoline is not None
+        for index in slot.after:
+            if self._is_settled(index):
+                value = self._peek(index)
+                kept = value if isinstance(value, Skipped) else None
+                self._trampoline.preceded[slot.index, index] = kept
+
+    def _has_come(self, index: int) -> bool:
+        """Whether the predecessor of this iteration came in the evaluation of a route before."""
+        trampoline = self._trampoline
+        return trampoline is not None and (self._body, index) in trampoline.preceded
+
+    def _kept(self, index: int) -> Any:
+        """None, or the Skipped that a predecessor is which came in the evaluation of a route."""
+        assert self._trampoline is not None
+        assert self._body is not None
+        return self._trampoline.preceded[self._body, index]
 
     def settle_from(self, index: int, value: Any) -> None:
         """A trampoline brought the node at `index` to its value, or found it skipped."""

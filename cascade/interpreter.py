@@ -150,7 +150,9 @@ class Evaluation(PlannedEvaluation):
 
     def demand(self, index: int) -> None:
         """Somebody needs the value of this slot, for the first time in this evaluation."""
-        if index < 0:
+        if index < 0 and self._has_come(~index):
+            self._settle(index, self._kept(~index))
+        elif index < 0:
             assert self._around is not None
             self._alias(index, self._around, ~index)
         elif index in self._shared and index != self._plan.root:
@@ -260,6 +262,9 @@ class Evaluation(PlannedEvaluation):
 
     def _peek(self, index: int) -> Any:
         return self._values.get(index)
+
+    def _is_settled(self, index: int) -> bool:
+        return index in self._values
 
     def _was_demanded(self, index: int) -> bool:
         return index in self._values or index in self._readers

@@ -175,6 +175,7 @@ class Processor:
     def call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
         if not self._bus.hears_tasks and self._activity is None:
+            call.started = self._clock()
             return called(call.slot.task, call.args, call.kwargs)
         self.started(call)
         watched = self._bus.listens(TaskStalled)
@@ -364,16 +365,20 @@ class Processor:
         bus, run = self._bus, self._run
         if self._activity is not None:
             self._activity.started(call.slot.name, call.attempt)
+        now = call.started = self._clock()  # also for who subscribes before the attempt is over
         if not bus.hears_tasks:
             return
         if run.engine.on_attempt is not None:
             run.engine.on_attempt(call)
-        now = call.started = self._clock()
         handlers = bus.handlers(TaskExecutionStarted)
         if handlers:
             name = call.slot.name
             event = TaskExecutionStarted(run.id, now, call.task_id, name, call.attempt)
             bus.deliver(event, handlers)
+
+    def started_unseen(self, call: Call) -> None:
+        """The attempt was begun by code that reads no clock: it counts from now."""
+        call.started = self._clock()
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The attempt has failed, or was cancelled: told."""

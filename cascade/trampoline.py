@@ -332,6 +332,7 @@ class Trampoline:
         "index",
         "name",
         "place",
+        "preceded",
         "rank",
         "returned",
     )
@@ -351,6 +352,9 @@ class Trampoline:
         self._home = home
         self.name = place.node(index).name
         self.returned: EvaluationPlace | None = None
+        # By route and predecessor: what came before the route while it was a part of another one;
+        # None, or the Skipped that the predecessor is.
+        self.preceded: dict[tuple[Ref, int], Any] = {}
         self._loop: Slot | None = None
         self._calls = 1  # executions in the chain of tail calls
         self._steps = 0  # executions of the current loop
@@ -442,6 +446,7 @@ class Trampoline:
 
     def _evaluate_target(self, target: Any, tail: TailCall) -> None:
         structure, data = self._strategy.load(target)
+        self.preceded = {}  # of the structure before
         overrides: Mapping[Any, Any] = NO_OVERRIDES
         if tail.args or tail.kwargs:
             root = structure.slots[structure.root]

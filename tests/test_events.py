@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 import cascade as cs
+from cascade.engine import FusedTier
 
 TASK_EVENTS = [
     cs.TaskBlocked,
@@ -351,3 +352,54 @@ def test_a_thread_that_takes_long_is_not_told(backend, use_vm):
     bus.subscribe(cs.TaskStalled, events.append)
     cs.run(node(), use_vm=use_vm, backend=backend, bus=bus)
     assert events == []
+
+
+@pytest.mark.parametrize("hot_after", [0, 10**9])
+@pytest.mark.parametrize("kind", ["async", "inline", "awaitable", "retried"])
+def test_an_attempt_heard_of_in_its_middle_lasts_from_its_start(inside, use_vm, kind, hot_after):
+    """Who subscribes during an attempt hears its true duration, of a later attempt too."""
+    events = []
+    engine = cs.Engine()
+    engine.fused_tier = FusedTier(hot_after)
+
+    def listen():
+        engine.bus.subscribe(cs.TaskExecutionFinished, events.append)
+
+    async def slow():
+        await anyio.sleep(2)
+        listen()
+        await anyio.sleep(1)
+
+    @cs.task(name="watched")
+    async def suspends():
+        await slow()
+
+    @cs.task(name="watched")
+    def inline():
+        listen()
+
+    @cs.task(name="watched")
+    def awaitable():
+        return slow()
+
+    @cs.task(name="watched")
+    async def fails(tried):
+        await anyio.sleep(5)
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError("once")
+        await slow()
+
+    node, expected = {
+        "async": (suspends(), 3),
+        "inline": (inline(), 0),
+        "awaitable": (awaitable(), 3),
+        "retried": (fails([]).with_retry(2), 8),
+    }[kind]
+
+    async def main():
+        await anyio.sleep(100)
+        await engine.run(node, use_vm=use_vm)
+
+    inside(main)
+    assert [event.duration for event in events] == [pytest.approx(expected, abs=1e-6)]

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 import cascade as cs
+from cascade.engine import FusedTier
 
 
 def loop_of(node, **routes):
@@ -826,3 +827,77 @@ def test_a_step_limit_tells_of_data_that_cannot_be_shown():
             raise RuntimeError("no repr")
 
     assert str(cs.StepLimitError("loop", 3, Odd())).endswith("its last data was <Odd>")
+
+
+@pytest.mark.parametrize("hot_after", [0, 1_000_000])
+def test_tail_calls_within_a_router_route_keep_their_predecessors(inside, use_vm, hot_after):
+    """A Router route is one evaluation: what a node in it comes `after` runs once, not per call."""
+    calls = []
+    engine = cs.Engine()
+    engine.fused_tier = FusedTier(hot_after)
+
+    @cs.task
+    def before():
+        calls.append("before")
+
+    @cs.task
+    def count(n):
+        calls.append(n)
+        return cs.TailCall((n - 1,)) if n else "done"
+
+    @cs.task
+    def start():
+        return cs.Jump("go")
+
+    router = cs.Router(selector="a", routes={"a": count(3).after(before())})
+    loop = loop_of(start(), go=router)
+    assert inside(lambda: engine.run(loop, use_vm=use_vm)) == "done"
+    assert calls == ["before", 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("hot_after", [0, 1_000_000])
+@pytest.mark.parametrize("partly", [False, True])
+def test_what_a_selector_needed_does_not_run_again_before_the_chosen_loop(
+    inside, use_vm, partly, hot_after
+):
+    """A node runs once in a Router route, also if the loop that is chosen comes after it."""
+    calls = []
+    engine = cs.Engine()
+    engine.fused_tier = FusedTier(hot_after)
+
+    @cs.task
+    def seed():
+        calls.append("seed")
+        return "a"
+
+    @cs.task
+    def off():
+        calls.append("off")
+        return False
+
+    @cs.task
+    def choose(key):
+        return key
+
+    @cs.task
+    def start():
+        return cs.Jump("go")
+
+    @cs.task
+    def count(n):
+        calls.append(n)
+        return cs.Jump("again", n + 1) if n < 3 else "done"
+
+    first = seed()
+    loop = loop_of(count(0).after(first))
+    if partly:
+        defaulted = seed().run_if(off(), default="a")
+        loop.after(defaulted)
+        router = cs.Router(selector=choose(defaulted), routes={"a": loop})
+        expected = ["off", "seed", 0, 1, 2, 3]
+    else:
+        router = cs.Router(selector=choose(first), routes={"a": loop})
+        expected = ["seed", 0, 1, 2, 3]
+    target = loop_of(start(), go=router)
+    assert inside(lambda: engine.run(target, use_vm=use_vm)) == "done"
+    assert calls == expected

@@ -862,3 +862,12 @@ def test_rates_are_told_in_a_fitting_unit(rate, text):
 def test_durations_are_told_like_a_clock(seconds, text):
     """Seconds while they are few, then minutes and hours."""
     assert duration_text(seconds) == text
+
+
+def test_the_image_of_the_docs_shows_what_progress_shows_today(tmp_path: Path) -> None:
+    """`docs/images/progress.svg` is what `tools/progress_image.py` draws, to the byte."""
+    root = Path(__file__).resolve().parent.parent
+    drawn = tmp_path / "progress.svg"
+    tool = root / "tools" / "progress_image.py"
+    subprocess.run([sys.executable, "-P", tool, drawn], check=True, timeout=60)
+    assert drawn.read_bytes() == (root / "docs" / "images" / "progress.svg").read_bytes()

@@ -1,7 +1,8 @@
 """Draw docs/images/progress.svg: the progress of a run, six seconds after its start.
 
-    python tools/progress_image.py
+    python tools/progress_image.py [PATH]
 
+PATH stands in place of that file, for a test that compares the two.
 The run is a real one in virtual time, so the picture is the same every time.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ def report(pages: list[int], trained: int) -> int:
     return len(pages)
 
 
-async def draw() -> None:
+async def draw(path: Path) -> None:
     tried: set[int] = set()
     pages = fetch.map(page=range(60), tried=[tried] * 60).with_retry(3, delay=2)
     node = train(0)
@@ -74,7 +76,8 @@ async def draw() -> None:
         group.cancel_scope.cancel()
     image = console.export_svg(title="python report.py")
     # Without the fonts of another site: whoever shows the image has one of their own.
-    IMAGE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", image, flags=re.S), encoding="utf-8")
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", image, flags=re.S), encoding="utf-8")
 
 
-anyio.run(draw, backend_options=virtual_time("asyncio"))
+path = Path(sys.argv[1]) if sys.argv[1:] else IMAGE
+anyio.run(draw, path, backend_options=virtual_time("asyncio"))

@@ -362,6 +362,9 @@ class HotLoop(HotCode):
             case isa.Shared():
                 return home.shared_value(row.site)
             case isa.Outer():
+                place = (self._program.routine.root, row.site)
+                if place in self._trampoline.preceded:
+                    return self._trampoline.preceded[place]
                 return home.settled(row.site)
             case isa.Param():
                 return run.inputs.value(home.data[row.declared])

@@ -443,6 +443,9 @@ class Frame(PlannedEvaluation):
     def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
         self.write(slot.index, skipped)
 
+    def _is_settled(self, index: int) -> bool:
+        return self.settled(index) is not ABSENT
+
     def _was_demanded(self, index: int) -> bool:
         region = self.program.regions.get(index)
         return region is not None and bool(self._opened[region])
@@ -471,7 +474,9 @@ class Frame(PlannedEvaluation):
         if site is not None:
             call.started = site.call.started
             call.ticket, site.call.ticket = site.call.ticket, None
-        elif self._machine.run.activity is not None:
+            return call
+        self._machine.run.processor.started_unseen(call)
+        if self._machine.run.activity is not None:
             self._machine.run.activity.started(call.slot.name, 1)
         return call
 
@@ -602,7 +607,10 @@ class Frame(PlannedEvaluation):
         self._demand_resource(self._slots[row.site])
 
     def do_outer(self, row: isa.Outer, _: tuple[int, ...]) -> None:
-        self.alias(row.source, self._around, row.site)
+        if self._has_come(row.site):
+            self.write(row.source, self._kept(row.site))
+        else:
+            self.alias(row.source, self._around, row.site)
 
     def do_shared(self, row: isa.Shared, _: tuple[int, ...]) -> None:
         if row.site in self._shared:
