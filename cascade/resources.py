@@ -131,45 +131,23 @@ def _define(func: Any, name: str | None, scope: Scope) -> ResourceDefinition:
     return ResourceDefinition(label, func, scope, dependencies)
 
 
-class ResourceRegistry:
-    """Who provides what, for one engine."""
+class Providers:
+    """Who provides what, and in which order it is set up."""
 
-    def __init__(self) -> None:
-        self._definitions: dict[str, ResourceDefinition] = {}
-        self._overrides: list[ResourceDefinition] = []  # the last of a name counts
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The definition under `name`, if there is one."""
+        raise NotImplementedError
 
-    def register(self, definition: ResourceDefinition) -> None:
-        """Provide `definition` under its name; a later one replaces an earlier one."""
-        if not isinstance(definition, ResourceDefinition):
-            raise TypeError(f"{definition!r} is no resource; decorate it with @cs.resource")
-        self._definitions[definition.name] = definition
-
-    @contextmanager
-    def override(self, name: str, provided: Any) -> Generator[None]:
-        """Provide a value, or another definition, under `name` while the context lasts."""
-        before = self._find(name)
-        if isinstance(provided, ResourceDefinition):
-            definition = ResourceDefinition(
-                name, provided.func, provided.scope, provided.dependencies
-            )
-        else:
-            definition = _constant(name, provided, before.scope if before else "run")
-        self._overrides.append(definition)
-        try:
-            yield
-        finally:
-            self._overrides.remove(definition)
+    def names(self) -> tuple[str, ...]:
+        """Those that an error may propose."""
+        raise NotImplementedError
 
     def find(self, name: str, needed_by: str) -> ResourceDefinition:
         """The definition under `name`; `ResourceNotFoundError` if nobody provides it."""
-        definition = self._find(name)
+        definition = self.lookup(name)
         if definition is None:
-            raise ResourceNotFoundError(name, needed_by, tuple(self._definitions))
+            raise ResourceNotFoundError(name, needed_by, self.names())
         return definition
-
-    def _find(self, name: str) -> ResourceDefinition | None:
-        overrides = (o for o in reversed(self._overrides) if o.name == name)
-        return next(overrides, None) or self._definitions.get(name)
 
     def set_up_order(self, name: str, needed_by: str) -> list[ResourceDefinition]:
         """What to set up, in order, for `name` to be there, itself last.
@@ -211,6 +189,83 @@ class ResourceRegistry:
             )
 
 
+class ResourceRegistry(Providers):
+    """Who provides what, for one engine, at the moment."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, ResourceDefinition] = {}
+        self._overrides: list[ResourceDefinition] = []  # the last of a name counts
+
+    def register(self, definition: ResourceDefinition) -> None:
+        """Provide `definition` under its name; a later one replaces an earlier one."""
+        if not isinstance(definition, ResourceDefinition):
+            raise TypeError(f"{definition!r} is no resource; decorate it with @cs.resource")
+        self._definitions[definition.name] = definition
+
+    @contextmanager
+    def override(self, name: str, provided: Any) -> Generator[None]:
+        """Provide a value, or another definition, under `name` while the context lasts."""
+        before = self.lookup(name)
+        if isinstance(provided, ResourceDefinition):
+            definition = ResourceDefinition(
+                name, provided.func, provided.scope, provided.dependencies
+            )
+        else:
+            definition = _constant(name, provided, before.scope if before else "run")
+        self._overrides.append(definition)
+        try:
+            yield
+        finally:
+            self._overrides.remove(definition)
+
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The override that began last and has not ended, else what is registered."""
+        overrides = (o for o in reversed(self._overrides) if o.name == name)
+        return next(overrides, None) or self._definitions.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """What is registered."""
+        return tuple(self._definitions)
+
+
+class ProvidersAhead(Providers):
+    """Who would provide what, were it needed now: what a run has needed before has stayed."""
+
+    def __init__(
+        self, registry: ResourceRegistry, needed: Mapping[str, ResourceDefinition]
+    ) -> None:
+        self._registry = registry
+        self._needed = needed
+
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The definition that was needed first, else that of the moment."""
+        return self._needed.get(name) or self._registry.lookup(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Those of the engine."""
+        return self._registry.names()
+
+
+class RunProviders(ProvidersAhead):
+    """Who provides what for one run: a definition that it has needed once stays for all of it.
+
+    Otherwise an override that ends meanwhile would take away what is set up and in use.
+    """
+
+    def __init__(self, registry: ResourceRegistry) -> None:
+        needed: dict[str, ResourceDefinition] = {}
+        super().__init__(registry, needed)
+        self._keep = needed.__setitem__
+        self.ahead = ProvidersAhead(registry, needed)
+
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The same, kept from now on."""
+        definition = super().lookup(name)
+        if definition is not None:
+            self._keep(name, definition)
+        return definition
+
+
 def _constant(name: str, value: Any, scope: Scope) -> ResourceDefinition:
     def provide() -> Generator[Any]:
         yield value
@@ -223,12 +278,13 @@ async def opened(
     definition: ResourceDefinition,
     arguments: Mapping[str, Any],
     deadline: float,
-    failed: Callable[[BaseException], None],
+    failed: Callable[[BaseException, BaseException | None], None],
 ) -> AsyncIterator[Any]:
     """Set the resource up, lend its value to the body, tear it down whatever the body does.
 
     The tear-down is shielded and bounded by `deadline` seconds. An exception of the body is thrown
-    in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`.
+    in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`,
+    with that exception.
     """
     failure: BaseException | None = None
     broken: BaseException | None = None
@@ -254,13 +310,14 @@ async def opened(
             TimeoutError(
                 f"the tear-down of the resource {definition.name!r} did not finish within "
                 f"{deadline:g} s and was cancelled"
-            )
+            ),
+            failure,
         )
     if failure is not None and was_cancelled and not is_cancellation(failure):
         # A scope that the resource itself holds open ended the body.
         raise broken if broken is not None else _ended_by_itself(definition)
     if broken is not None:
-        failed(broken)
+        failed(broken, failure)
     if failure is not None:
         raise failure
 

@@ -21,6 +21,7 @@ from cascade.errors import (
     TargetNotFoundError,
 )
 from cascade.expressions import Jump, TailCall
+from cascade.plain import brief
 from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
 from cascade.ready import Place
@@ -57,7 +58,7 @@ class Strategy:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
             try:
-                self.run.engine.resources.set_up_order(name, "the target")
+                self.run.providers.ahead.set_up_order(name, "the target")
             except ResourceNotFoundError as error:
                 if error.name != name:
                     raise
@@ -524,7 +525,7 @@ def _overrides_by_data(slot: Slot, data: Any) -> Mapping[Any, Any]:
     what = "the data of the Jump"
     if slot.kind is not TASK:
         raise TypeError(
-            f"{what} is {data!r}, but its route is {slot.kind} {slot.name!r}, which takes none; "
+            f"{what} is {brief(data)}, but its route is {slot.kind} {slot.name!r}, which takes none; "
             "jump with data=None"
         )
     if isinstance(data, dict):
