@@ -8,11 +8,13 @@ turn into a shield with a deadline when the tear-down begins.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from inspect import Parameter
-from typing import Any, Final, Literal, cast, overload
+from types import TracebackType
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from anyio import CancelScope, current_time
 
@@ -20,6 +22,8 @@ from cascade.cancellation import is_cancellation
 from cascade.errors import CycleError, ResourceNotFoundError
 from cascade.expressions import Expression
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Scope = Literal["run", "step", "task"]
 SCOPES: Final = ("run", "step", "task")  # from the widest to the narrowest
 
@@ -273,13 +277,52 @@ def _constant(name: str, value: Any, scope: Scope) -> ResourceDefinition:
     return ResourceDefinition(name, provide, scope, {})
 
 
-@asynccontextmanager
+class _Context(AbstractAsyncContextManager[T]):
+    """What `contextlib.asynccontextmanager` makes, for errors that cannot be written to, too."""
+
+    def __init__(self, generator: AsyncGenerator[T]) -> None:
+        self._generator = generator
+
+    async def __aenter__(self) -> T:
+        return await anext(self._generator)
+
+    async def __aexit__(
+        self, _: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            if error is None:
+                await anext(self._generator)
+            else:
+                await self._generator.athrow(error)
+        except BaseException as raised:
+            if error is None and isinstance(raised, StopAsyncIteration):
+                return False
+            if error is None or not (raised is error or _is_stop(raised, error)):
+                raise
+            # Not `error.__traceback__ = ...`, which a frozen dataclass refuses.
+            BaseException.with_traceback(error, traceback)
+        return False
+
+
+def context_manager(
+    function: Callable[P, AsyncGenerator[T]],
+) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """An async context manager of a generator that yields once and raises on what it is thrown."""
+
+    @wraps(function)
+    def make(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[T]:
+        return _Context(function(*args, **kwargs))
+
+    return make
+
+
+@context_manager
 async def opened(
     definition: ResourceDefinition,
     arguments: Mapping[str, Any],
     deadline: float,
     failed: Callable[[BaseException, BaseException | None], None],
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any]:
     """Set the resource up, lend its value to the body, tear it down whatever the body does.
 
     The tear-down is shielded and bounded by `deadline` seconds. An exception of the body is thrown

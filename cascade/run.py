@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
@@ -33,7 +33,7 @@ from cascade.inputs import Inputs
 from cascade.plain import error_text
 from cascade.processor import Call, Processor
 from cascade.ready import Place, ReadyQueue
-from cascade.resources import ResourceDefinition, RunProviders, opened
+from cascade.resources import ResourceDefinition, RunProviders, context_manager, opened
 from cascade.values import filled
 
 if TYPE_CHECKING:
@@ -262,10 +262,10 @@ class Run:
             await holdings.close(None)
         self._open_holdings.pop(holdings, None)
 
-    @asynccontextmanager
+    @context_manager
     async def open_resource(
         self, definition: ResourceDefinition, arguments: dict[str, Any], call: Call | None = None
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """A resource set up for the body, its events told, its failing tear-down recorded.
 
         `call` is the one of whose attempt it is.
