@@ -225,7 +225,14 @@ class DependencyMissingError(CascadeError, RuntimeError):
         super().__init__(task_id, arg_name, dependency_id, reason)
 
     def __str__(self) -> str:
-        if self.task_id == self.dependency_id or self.arg_name == "condition":
+        if self.dependency_id.startswith(
+            f"{self.task_id}/"
+        ):  # of an iteration, a returned expression
+            return (
+                f"{self.task_id} has no value: in it, {self.dependency_id} was skipped "
+                f"({self.reason}); give that node .run_if(..., default=...) or route around it"
+            )
+        if self.task_id == self.dependency_id:
             return (
                 f"{self.task_id} has no value: it was skipped ({self.reason}); "
                 "give it .run_if(..., default=...)"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.expressions import NOTHING, Expression
+from cascade.plain import brief
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -95,7 +96,7 @@ class Param(Expression[T]):
         kind = type(value).__name__
         remedy = f"; declare it with type={kind}" if self.type is str else ""
         raise TypeError(
-            f"Param {self.name!r} takes {_type_name(self.type)}, not {kind}: {value!r}{remedy}"
+            f"Param {self.name!r} takes {_type_name(self.type)}, not {kind}: {brief(value)}{remedy}"
         )
 
     def _parse(self, text: str) -> Any:

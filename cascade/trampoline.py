@@ -20,7 +20,7 @@ from cascade.errors import (
     StepLimitError,
     TargetNotFoundError,
 )
-from cascade.expressions import Jump, TailCall
+from cascade.expressions import Jump, Router, TailCall
 from cascade.plain import brief
 from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
@@ -418,7 +418,7 @@ class Trampoline:
         if self._strategy.run.engine.tail_calls == "forbid":
             raise StaticGraphError(call.slot.name, repr(expression))
         self._calls += 1
-        self._check(self._calls, expression)
+        self._check(self._calls, _arguments(expression))
         self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
 
     def _leave_loop_then(self, then: Callable[[], None]) -> None:
@@ -502,6 +502,13 @@ class Trampoline:
         if self.returned is not None:
             value = self.returned.outcome(value)
         self.place.settle_from(self.index, value)
+
+
+def _arguments(expression: Any) -> Any:
+    """What a returned expression is called with: its data, as that of a TailCall."""
+    if isinstance(expression, Router):
+        return None
+    return expression.args, dict(expression.kwargs)
 
 
 def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | None:
