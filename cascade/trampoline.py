@@ -532,8 +532,8 @@ def _overrides_by_data(slot: Slot, data: Any) -> Mapping[Any, Any]:
     what = "the data of the Jump"
     if slot.kind is not TASK:
         raise TypeError(
-            f"{what} is {brief(data)}, but its route is {slot.kind} {slot.name!r}, which takes none; "
-            "jump with data=None"
+            f"{what} is {brief(data)}, but its route is {slot.kind} {slot.name!r}, which takes "
+            "none; jump with data=None"
         )
     if isinstance(data, dict):
         return _overrides(slot, (), data, what)

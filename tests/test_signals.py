@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM to programs that call `cs.run` or `cs.run_async`, as processes of their own."""
+"""Ctrl-C and SIGTERM to programs in `cs.run` or `cs.run_async`, as processes of their own."""
 
 import os
 import signal
@@ -108,7 +108,8 @@ async def own_handler():
     return len(seen)
 
 def run(target, **options):
-    return cs.run(target, backend=backend, use_vm=use_vm, resources=[database, stubborn, broken], **options)
+    options |= {"resources": [database, stubborn, broken]}
+    return cs.run(target, backend=backend, use_vm=use_vm, **options)
 
 def attempt(target):
     try:
