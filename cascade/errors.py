@@ -104,8 +104,8 @@ class JumpNotBoundError(CascadeError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.task_name!r} returned Jump({brief(self.key)}), but nothing is bound there to "
-            "serve it; write cs.bind(node, cs.select_jump({...})) on the node that jumps "
+            f"task {self.task_name!r} returned Jump({brief(self.key)}), but nothing is bound there "
+            "to serve it; write cs.bind(node, cs.select_jump({...})) on the node that jumps "
             "(map items and returned expressions cannot jump to the routes of their owner)"
         )
 

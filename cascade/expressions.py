@@ -458,8 +458,8 @@ def check_amount(task_name: str, name: str, amount: object) -> None:
     )
     if not is_number or not isfinite(amount) or amount <= 0:  # type: ignore[arg-type, operator]
         raise ValueError(
-            f"task {task_name!r} wants {name}={brief(amount)}; an amount is a finite number above 0, "
-            "or an expression that gives one"
+            f"task {task_name!r} wants {name}={brief(amount)}; an amount is a finite number above "
+            "0, or an expression that gives one"
         )
 
 
