@@ -22,7 +22,7 @@ from cascade.compiler import disassemble
 from cascade.doctor import examine
 from cascade.engine import run_async
 from cascade.events import MessageBus, RunFinished
-from cascade.interrupts import INTERRUPTED, run_interruptible
+from cascade.interrupts import INTERRUPTED, Terminated, run_interruptible, terminate
 from cascade.loading import Loaded, LoadError, given_params
 from cascade.outline import outline
 from cascade.outputs import written
@@ -126,9 +126,11 @@ def run(
             with _can_write():
                 stack.enter_context(files)
             # Before the files: what fails to be written to them does not take the value along.
-            _print(_shown(run_interruptible(main, backend)))
+            _print(_shown(run_interruptible(main, backend, announces=True)))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Terminated:
+        terminate()
     except SystemExit as error:  # of a task
         return _failed(error)
     return 0

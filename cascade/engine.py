@@ -18,6 +18,7 @@ from cascade.events import MessageBus
 from cascade.expressions import Expression, check_target
 from cascade.gate import Gate
 from cascade.interpreter import GraphExecutionStrategy
+from cascade.interrupts import Terminated, run_interruptible, terminate
 from cascade.plan import PlanCache
 from cascade.progress import Progress
 from cascade.resources import ResourceDefinition, ResourceRegistry
@@ -334,7 +335,9 @@ def run(
     `executor` carries out the calls, `bus` gets the events. `tail_calls="forbid"` makes a returned
     expression a `StaticGraphError`; `max_steps` bounds the executions of each loop.
 
-    What a task raises surfaces as itself. Raises `RuntimeError` inside a running loop, where
+    What a task raises surfaces as itself. The first Ctrl-C (`KeyboardInterrupt`) and SIGTERM
+    cancel the run and tear it down, the second ends the process; signals that the program handles
+    itself are left to it. Raises `RuntimeError` inside a running loop, where
     `await cs.run_async(...)` does the same.
 
     >>> import cascade as cs
@@ -364,7 +367,10 @@ def run(
             progress=progress,
         )
 
-    return anyio.run(main, backend=backend, backend_options=dict(backend_options or {}))
+    try:
+        return run_interruptible(main, backend, backend_options)
+    except Terminated:
+        terminate()
 
 
 def _in_event_loop() -> bool:

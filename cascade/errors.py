@@ -7,24 +7,33 @@ read the fields and a person can read the message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
+
+from cascade.plain import brief
 
 
 def did_you_mean(unknown: object, known: Iterable[object]) -> str:
     """The closing clause of a "no such name" message: the nearest known name, else all of them."""
-    by_text = {str(name): repr(name) for name in known}
+    by_text = {_text(name): brief(name) for name in known}
     if not by_text:
         return "; none are known"
-    near = get_close_matches(str(unknown), list(by_text), n=1)
+    near = get_close_matches(_text(unknown), list(by_text), n=1)
     question = f"; did you mean {by_text[near[0]]}?" if near else ";"
     return f"{question} known: {', '.join(by_text[text] for text in sorted(by_text))}"
 
 
+def _text(name: object) -> str:
+    return name if isinstance(name, str) else brief(name)
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Tell more about `error`, if it lets itself be told (a frozen dataclass does not)."""
-    with suppress(Exception):
+    try:
         error.add_note(note)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it is the failure that counts, not what its class makes of a note
+        return
 
 
 class CascadeError(Exception):
@@ -64,9 +73,9 @@ class RouteNotFoundError(CascadeError, LookupError):
         super().__init__(key, self.routes)
 
     def __str__(self) -> str:
-        keys = ", ".join(map(repr, self.routes)) or "none"
+        keys = ", ".join(map(brief, self.routes)) or "none"
         return (
-            f"the router has no route {self.key!r}; its routes are {keys}; "
+            f"the router has no route {brief(self.key)}; its routes are {keys}; "
             "add the route or give the Router a default="
         )
 
@@ -82,7 +91,7 @@ class JumpKeyError(CascadeError, LookupError):
 
     def __str__(self) -> str:
         near = did_you_mean(self.key, self.keys)
-        return f"task {self.task_name!r} jumped to the unknown key {self.key!r}{near}"
+        return f"task {self.task_name!r} jumped to the unknown key {brief(self.key)}{near}"
 
 
 class JumpNotBoundError(CascadeError, RuntimeError):
@@ -95,8 +104,8 @@ class JumpNotBoundError(CascadeError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.task_name!r} returned Jump({self.key!r}), but nothing is bound there to "
-            "serve it; write cs.bind(node, cs.select_jump({...})) on the node that jumps "
+            f"task {self.task_name!r} returned Jump({brief(self.key)}), but nothing is bound there "
+            "to serve it; write cs.bind(node, cs.select_jump({...})) on the node that jumps "
             "(map items and returned expressions cannot jump to the routes of their owner)"
         )
 
@@ -216,7 +225,14 @@ class DependencyMissingError(CascadeError, RuntimeError):
         super().__init__(task_id, arg_name, dependency_id, reason)
 
     def __str__(self) -> str:
-        if self.task_id == self.dependency_id or self.dependency_id.startswith(f"{self.task_id}/"):
+        if self.dependency_id.startswith(
+            f"{self.task_id}/"
+        ):  # of an iteration, a returned expression
+            return (
+                f"{self.task_id} has no value: in it, {self.dependency_id} was skipped "
+                f"({self.reason}); give that node .run_if(..., default=...) or route around it"
+            )
+        if self.task_id == self.dependency_id:
             return (
                 f"{self.task_id} has no value: it was skipped ({self.reason}); "
                 "give it .run_if(..., default=...)"
@@ -240,16 +256,8 @@ class StepLimitError(CascadeError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"the loop {self.loop!r} did not end within max_steps={self.max_steps} executions; "
-            f"its last data was {_brief(self.data)}"
+            f"its last data was {brief(self.data)}"
         )
-
-
-def _brief(value: object, most: int = 200) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # of a user's own: the message must be there all the same
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class TaskTimeoutError(CascadeError, TimeoutError):

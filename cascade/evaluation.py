@@ -129,7 +129,7 @@ class PlannedEvaluation(EvaluationPlace):
     def _invariants(self) -> frozenset[int]:
         """The slots that all iterations in this target share."""
         if self._invariant is None:
-            registry = self._strategy.run.engine.resources
+            registry = self._strategy.run.providers
             structure = self._plan.structure
             self._invariant = structure.invariants(registry.narrow(structure.resources))
         return self._invariant
@@ -202,7 +202,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _demand_resource(self, slot: Slot) -> None:
         run = self._strategy.run
-        definition = run.engine.resources.find(slot.name, "the target")
+        definition = run.providers.find(slot.name, "the target")
         if definition.scope == "task":
             self._settle(slot.index, Deferred(slot))
             return
@@ -214,7 +214,7 @@ class PlannedEvaluation(EvaluationPlace):
             run.spawn(lambda: self._obtain(slot, holdings))
 
     async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
-        registry = self._strategy.run.engine.resources
+        registry = self._strategy.run.providers
         value = await holdings.obtain(registry.set_up_order(slot.name, "the target"))
         self._settle(slot.index, value)
         self._strategy.propagate()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from cascade.plain import brief
+
 logger = logging.getLogger("cascade")
 
 
@@ -214,7 +216,7 @@ class MessageBus:
                 handler(event)
             except Exception:
                 self.failures += 1
-                logger.exception("subscriber %r failed on %r", handler, event)
+                logger.exception("subscriber %s failed on %s", brief(handler), brief(event))
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed()` whenever the subscriptions change; returns the function that stops it.

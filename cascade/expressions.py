@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
 
 from cascade.errors import did_you_mean
+from cascade.plain import brief
 from cascade.retry import ExceptionTypes, RetryPolicy, check_number
 
 if TYPE_CHECKING:
@@ -488,8 +489,8 @@ def check_amount(task_name: str, name: str, amount: object) -> None:
     )
     if not is_number or not isfinite(amount) or amount <= 0:  # type: ignore[arg-type, operator]
         raise ValueError(
-            f"task {task_name!r} wants {name}={amount!r}; an amount is a finite number above 0, "
-            "or an expression that gives one"
+            f"task {task_name!r} wants {name}={brief(amount)}; an amount is a finite number above "
+            "0, or an expression that gives one"
         )
 
 

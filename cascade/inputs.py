@@ -10,6 +10,7 @@ from cascade.cache import NotPlainData, encoded
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.expressions import NOTHING, Expression
 from cascade.forms import NOT_READABLE, form_of, name_of
+from cascade.plain import brief
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class Param(Expression[T]):
         kind = type(value).__name__
         remedy = f"; declare it with type={kind}" if self.type is str else ""
         raise TypeError(
-            f"Param {self.name!r} takes {name_of(self.type)}, not {kind}: {value!r}{remedy}"
+            f"Param {self.name!r} takes {name_of(self.type)}, not {kind}: {brief(value)}{remedy}"
         )
 
     def _parse(self, text: str) -> Any:

@@ -1,6 +1,7 @@
 """Values of a user as plain data: what JSON can hold as itself, all else by its type.
 
-Nothing here is a `repr`, which may hold addresses, or be as long as the value is large.
+None of it is a `repr`, which may hold addresses, or be as long as the value is large. For messages,
+which need one, there is `brief`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from math import isfinite
+from reprlib import Repr
 from typing import Any, Final
 
 LONGEST: Final = 10_000  # characters of a text, members of containers in all
 DEEPEST: Final = 8  # containers within containers
+BRIEF: Final = 200  # characters of a value in a message
 _WIDEST = 4096  # bits of a whole number: Python refuses to write much longer ones
 
 
@@ -76,6 +79,42 @@ def type_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+class _Brief(Repr):
+    """`reprlib.Repr` for messages: no addresses, and no failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 12
+        self.maxarray = self.maxdeque = 12
+        self.maxstring = self.maxother = self.maxlong = BRIEF
+
+    def repr1(self, x: Any, level: int) -> str:
+        if type(x) is int and x.bit_length() > _WIDEST:
+            return f"<int of {x.bit_length()} bits>"
+        try:
+            text = super().repr1(x, level)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # of a user's own: the message must be there all the same
+            return f"<{type(x).__name__} whose repr raises {type(failure).__name__}>"
+        return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return repr(x)
+
+
+_brief: Final = _Brief()
+
+
+def brief(value: object) -> str:
+    """The `repr` of any value, for a message: shortened, and there whatever `__repr__` does.
+
+    >>> brief([1, "two"]), len(brief(list(range(10**6)))) < 100
+    ("[1, 'two']", True)
+    """
+    return _brief.repr(value)
+
+
 def error_text(error: BaseException) -> str:
     """The type of `error` and its message, in a line."""
     return f"{type(error).__name__}: {text_of(error)}"
@@ -85,6 +124,8 @@ def text_of(error: BaseException) -> str:
     """The message of `error`, whatever its `__str__` does."""
     try:
         text = str(error)
-    except Exception as failure:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:
         return f"<no message: __str__ raised {type(failure).__name__}>"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

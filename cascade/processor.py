@@ -230,8 +230,6 @@ class Processor:
         while True:
             try:
                 return await self._attempt(call)
-            except RunFailed:
-                raise
             except BaseException as error:
                 pause = self._pause_before_retry(call, error)
                 if pause is None:
@@ -435,8 +433,8 @@ class Processor:
         try:
             ticket = self._ask(call, admitted.set)
         except ValueError as error:
-            self._run.call_failed(call, error)
-            raise RunFailed from error
+            self._run.call_failed(call, error)  # and no retry follows
+            raise
         if ticket.parked:
             await admitted.wait()
             await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
@@ -561,10 +559,6 @@ class _Flight:
 def is_ordinary(value: Any) -> bool:
     """Whether a value that a function returned is a value, and neither control nor awaitable."""
     return not isinstance(value, CONTROL) and not is_awaitable(value)
-
-
-class RunFailed(Exception):
-    """The run has failed with the cause of this: an attempt that cannot even start."""
 
 
 def _came_back_late(call: Call, deadline: float) -> bool:

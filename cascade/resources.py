@@ -8,11 +8,13 @@ turn into a shield with a deadline when the tear-down begins.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from inspect import Parameter
-from typing import Any, Final, Literal, cast, overload
+from types import TracebackType
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from anyio import CancelScope, current_time
 
@@ -20,6 +22,8 @@ from cascade.cancellation import is_cancellation
 from cascade.errors import CycleError, ResourceNotFoundError
 from cascade.expressions import Expression
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Scope = Literal["run", "step", "task"]
 SCOPES: Final = ("run", "step", "task")  # from the widest to the narrowest
 
@@ -131,45 +135,23 @@ def _define(func: Any, name: str | None, scope: Scope) -> ResourceDefinition:
     return ResourceDefinition(label, func, scope, dependencies)
 
 
-class ResourceRegistry:
-    """Who provides what, for one engine."""
+class Providers:
+    """Who provides what, and in which order it is set up."""
 
-    def __init__(self) -> None:
-        self._definitions: dict[str, ResourceDefinition] = {}
-        self._overrides: list[ResourceDefinition] = []  # the last of a name counts
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The definition under `name`, if there is one."""
+        raise NotImplementedError
 
-    def register(self, definition: ResourceDefinition) -> None:
-        """Provide `definition` under its name; a later one replaces an earlier one."""
-        if not isinstance(definition, ResourceDefinition):
-            raise TypeError(f"{definition!r} is no resource; decorate it with @cs.resource")
-        self._definitions[definition.name] = definition
-
-    @contextmanager
-    def override(self, name: str, provided: Any) -> Generator[None]:
-        """Provide a value, or another definition, under `name` while the context lasts."""
-        before = self._find(name)
-        if isinstance(provided, ResourceDefinition):
-            definition = ResourceDefinition(
-                name, provided.func, provided.scope, provided.dependencies
-            )
-        else:
-            definition = _constant(name, provided, before.scope if before else "run")
-        self._overrides.append(definition)
-        try:
-            yield
-        finally:
-            self._overrides.remove(definition)
+    def names(self) -> tuple[str, ...]:
+        """Those that an error may propose."""
+        raise NotImplementedError
 
     def find(self, name: str, needed_by: str) -> ResourceDefinition:
         """The definition under `name`; `ResourceNotFoundError` if nobody provides it."""
-        definition = self._find(name)
+        definition = self.lookup(name)
         if definition is None:
-            raise ResourceNotFoundError(name, needed_by, tuple(self._definitions))
+            raise ResourceNotFoundError(name, needed_by, self.names())
         return definition
-
-    def _find(self, name: str) -> ResourceDefinition | None:
-        overrides = (o for o in reversed(self._overrides) if o.name == name)
-        return next(overrides, None) or self._definitions.get(name)
 
     def set_up_order(self, name: str, needed_by: str) -> list[ResourceDefinition]:
         """What to set up, in order, for `name` to be there, itself last.
@@ -211,6 +193,83 @@ class ResourceRegistry:
             )
 
 
+class ResourceRegistry(Providers):
+    """Who provides what, for one engine, at the moment."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, ResourceDefinition] = {}
+        self._overrides: list[ResourceDefinition] = []  # the last of a name counts
+
+    def register(self, definition: ResourceDefinition) -> None:
+        """Provide `definition` under its name; a later one replaces an earlier one."""
+        if not isinstance(definition, ResourceDefinition):
+            raise TypeError(f"{definition!r} is no resource; decorate it with @cs.resource")
+        self._definitions[definition.name] = definition
+
+    @contextmanager
+    def override(self, name: str, provided: Any) -> Generator[None]:
+        """Provide a value, or another definition, under `name` while the context lasts."""
+        before = self.lookup(name)
+        if isinstance(provided, ResourceDefinition):
+            definition = ResourceDefinition(
+                name, provided.func, provided.scope, provided.dependencies
+            )
+        else:
+            definition = _constant(name, provided, before.scope if before else "run")
+        self._overrides.append(definition)
+        try:
+            yield
+        finally:
+            self._overrides.remove(definition)
+
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The override that began last and has not ended, else what is registered."""
+        overrides = (o for o in reversed(self._overrides) if o.name == name)
+        return next(overrides, None) or self._definitions.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """What is registered."""
+        return tuple(self._definitions)
+
+
+class ProvidersAhead(Providers):
+    """Who would provide what, were it needed now: what a run has needed before has stayed."""
+
+    def __init__(
+        self, registry: ResourceRegistry, needed: Mapping[str, ResourceDefinition]
+    ) -> None:
+        self._registry = registry
+        self._needed = needed
+
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The definition that was needed first, else that of the moment."""
+        return self._needed.get(name) or self._registry.lookup(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Those of the engine."""
+        return self._registry.names()
+
+
+class RunProviders(ProvidersAhead):
+    """Who provides what for one run: a definition that it has needed once stays for all of it.
+
+    Otherwise an override that ends meanwhile would take away what is set up and in use.
+    """
+
+    def __init__(self, registry: ResourceRegistry) -> None:
+        needed: dict[str, ResourceDefinition] = {}
+        super().__init__(registry, needed)
+        self._keep = needed.__setitem__
+        self.ahead = ProvidersAhead(registry, needed)
+
+    def lookup(self, name: str) -> ResourceDefinition | None:
+        """The same, kept from now on."""
+        definition = super().lookup(name)
+        if definition is not None:
+            self._keep(name, definition)
+        return definition
+
+
 def _constant(name: str, value: Any, scope: Scope) -> ResourceDefinition:
     def provide() -> Generator[Any]:
         yield value
@@ -218,17 +277,57 @@ def _constant(name: str, value: Any, scope: Scope) -> ResourceDefinition:
     return ResourceDefinition(name, provide, scope, {})
 
 
-@asynccontextmanager
+class _Context(AbstractAsyncContextManager[T]):
+    """What `contextlib.asynccontextmanager` makes, for errors that cannot be written to, too."""
+
+    def __init__(self, generator: AsyncGenerator[T]) -> None:
+        self._generator = generator
+
+    async def __aenter__(self) -> T:
+        return await anext(self._generator)
+
+    async def __aexit__(
+        self, _: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            if error is None:
+                await anext(self._generator)
+            else:
+                await self._generator.athrow(error)
+        except BaseException as raised:
+            if error is None and isinstance(raised, StopAsyncIteration):
+                return False
+            if error is None or not (raised is error or _is_stop(raised, error)):
+                raise
+            # Not `error.__traceback__ = ...`, which a frozen dataclass refuses.
+            BaseException.with_traceback(error, traceback)
+        return False
+
+
+def context_manager(
+    function: Callable[P, AsyncGenerator[T]],
+) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """An async context manager of a generator that yields once and raises on what it is thrown."""
+
+    @wraps(function)
+    def make(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[T]:
+        return _Context(function(*args, **kwargs))
+
+    return make
+
+
+@context_manager
 async def opened(
     definition: ResourceDefinition,
     arguments: Mapping[str, Any],
     deadline: float,
-    failed: Callable[[BaseException], None],
-) -> AsyncIterator[Any]:
+    failed: Callable[[BaseException, BaseException | None], None],
+) -> AsyncGenerator[Any]:
     """Set the resource up, lend its value to the body, tear it down whatever the body does.
 
     The tear-down is shielded and bounded by `deadline` seconds. An exception of the body is thrown
-    in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`.
+    in at the `yield` and goes on afterwards; what goes wrong in the tear-down is given to `failed`,
+    with that exception.
     """
     failure: BaseException | None = None
     broken: BaseException | None = None
@@ -254,13 +353,14 @@ async def opened(
             TimeoutError(
                 f"the tear-down of the resource {definition.name!r} did not finish within "
                 f"{deadline:g} s and was cancelled"
-            )
+            ),
+            failure,
         )
     if failure is not None and was_cancelled and not is_cancellation(failure):
         # A scope that the resource itself holds open ended the body.
         raise broken if broken is not None else _ended_by_itself(definition)
     if broken is not None:
-        failed(broken)
+        failed(broken, failure)
     if failure is not None:
         raise failure
 

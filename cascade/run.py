@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
@@ -31,9 +31,9 @@ from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunS
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
 from cascade.plain import error_text
-from cascade.processor import Call, Processor, RunFailed
+from cascade.processor import Call, Processor
 from cascade.ready import Place, ReadyQueue
-from cascade.resources import ResourceDefinition, opened
+from cascade.resources import ResourceDefinition, RunProviders, context_manager, opened
 from cascade.values import filled
 
 if TYPE_CHECKING:
@@ -78,12 +78,13 @@ class Run:
         self.engine = engine
         self.bus = engine.bus
         self.inputs = Inputs(params)
+        self.providers = RunProviders(engine.resources)
         self.max_steps = max_steps
         self.session: Session
         self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
         self.failure: BaseException | None = None
         self.is_over = False
-        self._later_failures = 0
+        self._later_failures: list[BaseException] = []  # told in notes, so many at most
         self.result: Any = None
         on_run = engine.on_run
         self.activity = None if on_run is None else Activity(self.id, on_run)
@@ -125,14 +126,20 @@ class Run:
                 self._driver.leave()
             self._tell_finished(started)
         if self._teardown_failures:
-            failures = [self.failure, *self._teardown_failures]
-            raise BaseExceptionGroup(
-                f"the tear-down of run {self.id} failed",
-                [error for error in failures if error is not None],
-            )
+            self._raise_teardown_failures()
         if self.failure is not None:
             raise self.failure
         return self.result
+
+    def _raise_teardown_failures(self) -> None:
+        failures = [e for e in (self.failure, *self._teardown_failures) if e is not None]
+        interrupts = [error for error in failures if isinstance(error, KeyboardInterrupt)]
+        if interrupts:  # never in a group
+            for error in failures:
+                if error is not interrupts[0]:
+                    add_note(interrupts[0], f"the run had failed: {error_text(error)}")
+            raise interrupts[0]
+        raise BaseExceptionGroup(f"the tear-down of run {self.id} failed", failures)
 
     # What strategies say
 
@@ -174,11 +181,15 @@ class Run:
             add_note(error, note)
             self.failure = error
             self._stop()
-        elif error is not self.failure:
-            self._later_failures += 1
-            if self._later_failures <= MOST_NOTES:
-                add_note(error, note)
-                add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
+        elif error is not self.failure and not self._is_told(error):
+            self._later_failures.append(error)
+            add_note(error, note)
+            add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
+
+    def _is_told(self, later: BaseException) -> bool:
+        """Whether a failure after the first is in the notes already, or they are full."""
+        told = self._later_failures
+        return len(told) >= MOST_NOTES or any(later is error for error in told)
 
     def _stop(self) -> None:
         """Nothing starts any more, and what runs is cancelled."""
@@ -190,7 +201,7 @@ class Run:
 
     def call_failed(self, call: Call, error: BaseException) -> None:
         """A call failed for good."""
-        if self._later_failures >= MOST_NOTES:
+        if len(self._later_failures) >= MOST_NOTES:
             return
         path = " -> ".join(call.place.path(call.index))
         self.fail(
@@ -251,15 +262,24 @@ class Run:
             await holdings.close(None)
         self._open_holdings.pop(holdings, None)
 
-    @asynccontextmanager
+    @context_manager
     async def open_resource(
-        self, definition: ResourceDefinition, arguments: dict[str, Any]
-    ) -> AsyncIterator[Any]:
-        """A resource set up for the body, its events told, its failing tear-down recorded."""
+        self, definition: ResourceDefinition, arguments: dict[str, Any], call: Call | None = None
+    ) -> AsyncGenerator[Any]:
+        """A resource set up for the body, its events told, its failing tear-down recorded.
+
+        `call` is the one of whose attempt it is.
+        """
         deadline = self.engine.teardown_timeout
         acquired = False
+
+        def failed(error: BaseException, served: BaseException | None) -> None:
+            if call is not None and served is not None and not is_being_cancelled():
+                self.call_failed(call, served)  # it came first, and no retry follows
+            self._teardown_failed(error)
+
         try:
-            async with opened(definition, arguments, deadline, self._teardown_failed) as value:
+            async with opened(definition, arguments, deadline, failed) as value:
                 acquired = True
                 if self.bus.listens(ResourceAcquired):
                     self.bus.publish(ResourceAcquired(self.id, current_time(), definition.name))
@@ -275,16 +295,16 @@ class Run:
         values: dict[str, Any] = {}
         for name in call.resources:
             needed_by = f"task {call.slot.name!r}"
-            for definition in self.engine.resources.set_up_order(name, needed_by):
+            for definition in self.providers.set_up_order(name, needed_by):
                 if definition.name in values:
                     continue
                 if definition.scope != "task":
-                    order = self.engine.resources.set_up_order(definition.name, needed_by)
+                    order = self.providers.set_up_order(definition.name, needed_by)
                     holdings = self.holdings if definition.scope == "run" else call.place.holdings
                     values[definition.name] = await holdings.obtain(order)
                     continue
                 arguments = {p: values[n] for p, n in definition.dependencies.items()}
-                opener = self.open_resource(definition, arguments)
+                opener = self.open_resource(definition, arguments, call)
                 values[definition.name] = await self._enter(opener, definition, stack)
         args = tuple([filled(value, values) for value in call.args])
         return args, {name: filled(value, values) for name, value in call.kwargs.items()}
@@ -301,7 +321,7 @@ class Run:
             if is_cancellation(error):
                 raise
             self._set_up_failed(definition, error)
-            raise RunFailed from error
+            raise
 
     def _set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
         self.fail(error, f"in the resource {definition.name!r}, of run {self.id}")
@@ -320,16 +340,28 @@ class Run:
 
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
-            begin()
-            await self._carry_out_alone()
+            await self._begin(begin)
             if not self.is_over or self._spawned:
                 await self._carry_out_in_groups()
-        except BaseException as error:  # failures are kept, so this is the run being cancelled
-            self._interruption = error
+        except BaseException as error:
+            own = _own_failure(error)
+            if own is not None:
+                self.fail(own, f"in run {self.id}")
+                return
+            self._interruption = error  # failures are kept, so this is the run being cancelled
             for failed in (self.failure, *self._teardown_failures):
                 if failed is not None:
                     add_note(error, f"the run had failed: {error_text(failed)}")
             raise
+
+    async def _begin(self, begin: Callable[[], None]) -> None:
+        try:
+            begin()
+            await self._carry_out_alone()
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
+            self.fail(error, f"in run {self.id}")
 
     async def _carry_out_alone(self) -> None:
         """As long as there is one thing to do at a time, the driver does it: no group is opened."""
@@ -361,6 +393,10 @@ class Run:
             try:
                 while not self.is_over:
                     await self._carry_on(self._work)
+            except BaseException as error:
+                if is_cancellation(error):
+                    raise
+                self.fail(error, f"in run {self.id}")  # never in the groups of the run
             finally:
                 # What is left: siblings of a failure, and what was spawned meanwhile, which has to
                 # begin before it is cancelled so that it can give up what it holds.
@@ -518,8 +554,6 @@ class Run:
 
     def _task_failed(self, error: BaseException, call: Call | None) -> None:
         """A task of the work group ends with `error`: cancellation goes on, all else is told."""
-        if isinstance(error, RunFailed):
-            return
         if is_cancellation(error):
             raise error
         if is_being_cancelled() and self.failure is None:
@@ -553,3 +587,22 @@ class Run:
         if self.activity is not None:
             self.activity.end(status, now)
         self.bus.publish(RunFinished(self.id, now, status, now - started, error))
+
+
+def _own_failure(error: BaseException) -> BaseException | None:
+    """What came out of the task groups of a run, if it is not the run being cancelled.
+
+    An event loop may deliver an interrupt in any task, and the groups wrap it.
+    """
+    if is_cancellation(error):
+        return None
+    leaves: list[BaseException] = []
+    todo = [error]
+    while todo:
+        current = todo.pop()
+        if isinstance(current, BaseExceptionGroup):
+            todo.extend(reversed(current.exceptions))
+        else:
+            leaves.append(current)
+    interrupts = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
+    return interrupts[0] if interrupts else leaves[0] if len(leaves) == 1 else error

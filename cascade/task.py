@@ -37,6 +37,7 @@ from cascade.expressions import (
     TailCall,
     unknown_names,
 )
+from cascade.plain import brief
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -554,7 +555,7 @@ def check_iterable(task_name: str, name: str, given: Any) -> None:
     """Raise `TypeError` unless a map can take `given` item by item."""
     if isinstance(given, str | bytes | bytearray):
         raise TypeError(
-            f"{task_name}.map({name}={given!r}) would take single characters; "
+            f"{task_name}.map({name}={brief(given)}) would take single characters; "
             "pass a list of whole items"
         )
     try:

@@ -20,7 +20,8 @@ from cascade.errors import (
     StepLimitError,
     TargetNotFoundError,
 )
-from cascade.expressions import NOTHING, Jump, TailCall
+from cascade.expressions import NOTHING, Jump, Router, TailCall
+from cascade.plain import brief
 from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
 from cascade.ready import Place
@@ -57,7 +58,7 @@ class Strategy:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
             try:
-                self.run.engine.resources.set_up_order(name, "the target")
+                self.run.providers.ahead.set_up_order(name, "the target")
             except ResourceNotFoundError as error:
                 if error.name != name:
                     raise
@@ -434,7 +435,7 @@ class Trampoline:
         if self._strategy.run.engine.tail_calls == "forbid":
             raise StaticGraphError(call.slot.name, repr(expression))
         self._calls += 1
-        self._check(self._calls, expression)
+        self._check(self._calls, _arguments(expression))
         self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
 
     def _leave_loop_then(self, then: Callable[[], None]) -> None:
@@ -521,6 +522,13 @@ class Trampoline:
         self.place.settle_from(self.index, value)
 
 
+def _arguments(expression: Any) -> Any:
+    """What a returned expression is called with: its data, as that of a TailCall."""
+    if isinstance(expression, Router):
+        return None
+    return expression.args, dict(expression.kwargs)
+
+
 def _route(task_name: str, routes: Mapping[Any, Ref | None], key: Any) -> Ref | None:
     try:
         hash(key)
@@ -546,8 +554,8 @@ def _overrides_by_data(slot: Slot, data: Any) -> Mapping[Any, Any]:
     what = "the data of the Jump"
     if slot.kind is not TASK:
         raise TypeError(
-            f"{what} is {data!r}, but its route is {slot.kind} {slot.name!r}, which takes none; "
-            "jump with data=None"
+            f"{what} is {brief(data)}, but its route is {slot.kind} {slot.name!r}, which takes "
+            "none; jump with data=None"
         )
     if isinstance(data, dict):
         return _overrides(slot, (), data, what)

@@ -30,6 +30,7 @@ LAYERS = (
         "markup",
         "mainmodule",
         "containers",
+        "interrupts",
     ),
     (
         "expressions",
@@ -109,7 +110,6 @@ LAYERS = (
         "__init__",
     ),
     (
-        "interrupts",
         "tracebacks",
         "sources",
         "loading",

@@ -370,7 +370,7 @@ class HotLoop(HotCode):
                 return run.inputs.value(home.data[row.declared])
             case isa.Inject():
                 name = home.structure.slots[row.site].name
-                definition = run.engine.resources.find(name, "the target")
+                definition = run.providers.find(name, "the target")
                 lease = run.holdings.ready(name) if definition.scope == "run" else None
                 return ABSENT if lease is None else lease.value
         raise AssertionError(row)
