@@ -115,6 +115,7 @@ class Run:
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
         self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
         self._interruption: BaseException | None = None
+        self._ended_by: BaseException | None = None  # the KeyboardInterrupt of a subscriber
         self._caller: Caller | None = None  # of asyncio
 
     async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
@@ -123,6 +124,7 @@ class Run:
         task = asyncio.current_task() if self._starts_in_order else None
         self._caller = None if task is None else Caller(task)
         started = current_time()
+        self.bus.enter_run(self.id, self._end_by_subscriber)
         if self.bus.listens(RunStarted):
             self.bus.publish(RunStarted(self.id, started, name, params))
         if self.activity is not None:
@@ -134,6 +136,9 @@ class Run:
                 self.give_back(ticket)
             self.engine.gate.leave_run(self.session)
             self._tell_finished(started)
+            self.bus.leave_run(self.id)
+            if self._ended_by is not None:
+                raise self._ended_by
         if self._teardown_failures:
             failures = [self.failure, *self._teardown_failures]
             raise BaseExceptionGroup(
@@ -188,6 +193,11 @@ class Run:
             if self._later_failures <= MOST_NOTES:
                 add_note(error, note)
                 add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
+
+    def _end_by_subscriber(self, error: BaseException) -> None:
+        """A subscriber raised what is for the whole program: the run is torn down, and ends so."""
+        self._ended_by = error
+        self.fail(error, f"by a subscriber to events of run {self.id}")
 
     def is_cancelled_by(self, error: BaseException) -> bool:
         """Whether `error`, out of a call, is the cancellation of the run, and no failure of it."""
