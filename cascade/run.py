@@ -1,6 +1,6 @@
 """One run: the driver that starts what is ready, and the task groups in which all of it lives.
 
-    caller                      waits, and passes cancellation on; drives the run until it has groups
+    caller                      waits, passing cancellation on; drives the run until it has groups
       hosts                     the host tasks of run and step resources, each shielded while lent
         work                    tasks for calls that may suspend; cancelled as one on failure
           driver                starts ready calls in plan order, carries out inline ones itself
@@ -19,12 +19,13 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
-from anyio import CancelScope, Event, current_time
+from anyio import Event, current_time
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
@@ -354,7 +355,7 @@ class Run:
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
             begin()
-            await self._carry_out_alone()
+            await self._carry_out_alone(most=inf if self._caller is None else 1)
             if not self.is_over or self._spawned:
                 async with anyio.create_task_group() as self._hosts:
                     self._hosts.start_soon(self._carry_out_in_group)
@@ -365,19 +366,18 @@ class Run:
                     add_note(error, f"the run had failed: {error_text(failed)}")
             raise
         if self.result is _NO_RESULT and self.failure is None and not self._teardown_failures:
-            error = asyncio.CancelledError("somebody cancelled a task of the run")
-            self.fail(error, f"in run {self.id}")
+            cancelled = asyncio.CancelledError("somebody cancelled a task of the run")
+            self.fail(cancelled, f"in run {self.id}")
 
-    async def _carry_out_alone(self) -> None:
-        """As long as there is one thing to do at a time, the caller does it: no group is opened."""
-        may_await = True
+    async def _carry_out_alone(self, most: float = inf) -> None:
+        """As long as there is one thing to do at a time, and at most so many calls to await."""
         while not self.is_over and not self._spawned:
             if self._postponed:
                 await self._catch_up()
             elif self._starting:
-                if not may_await or not self._stands_alone():
+                if not most or not self._stands_alone():
                     return
-                may_await = self._caller is None
+                most -= 1
                 await self._await_alone()
             elif self._inline:
                 await self._carry_out_inline()
@@ -385,15 +385,17 @@ class Run:
                 return
 
     async def _carry_out_in_group(self) -> None:
-        """The run from its first task group on, and its tear-down."""
+        """The run from where it needs a task of its own, and its tear-down."""
         interruption: BaseException | None = None
         try:
-            await self._work_in_group()
+            await self._carry_out_alone()
+            if not self.is_over or self._spawned:
+                await self._work_in_group()
         except BaseException as error:
             if is_cancellation(error):
                 interruption = error
             elif self._work is None or not has_ended(self._work.cancel_scope):
-                self._driver_failed(error)
+                self.fail(error, f"in run {self.id}")
         interruption = await self._release(self.failure or interruption) or interruption
         if interruption is not None:
             raise interruption
@@ -406,7 +408,8 @@ class Run:
             except BaseException as error:
                 if is_cancellation(error):
                     raise
-                self._driver_failed(error)
+                # A call that the driver made has cancelled the driver's task, or interrupted it.
+                self.fail(error, f"in run {self.id}")
             finally:
                 # What is left: siblings of a failure, and what was spawned meanwhile, which has to
                 # begin before it is cancelled so that it can give up what it holds.
@@ -414,10 +417,6 @@ class Run:
                 self._give_up_waiting()
                 self._start_spawned(self._work)
                 self._work.cancel_scope.cancel()
-
-    def _driver_failed(self, error: BaseException) -> None:
-        """A call that the driver made has cancelled the driver's task, or interrupted it."""
-        self.fail(error, f"in run {self.id}")
 
     async def _catch_up(self) -> None:
         """What a strategy does between calls is done in slices, like inline calls."""
