@@ -161,7 +161,8 @@ class MessageBus:
     """Hands each event to the subscribers of its class and of its base classes, in order.
 
     A subscriber that raises is logged under `cascade` and counted in `failures`; it never stops
-    a run. Handlers are plain functions, called on the event loop's thread.
+    a run. KeyboardInterrupt and SystemExit, which are for the whole program, end the run that the
+    event is about, as its failure. Handlers are plain functions, called on the event loop's thread.
 
     >>> import cascade as cs
     >>> bus = cs.MessageBus()
@@ -175,6 +176,7 @@ class MessageBus:
         self._subscriptions: list[tuple[type[Event], Handler]] = []
         self._by_class: dict[type[Event], tuple[Handler, ...]] = {}
         self._watchers: list[Callable[[], None]] = []
+        self._runs: dict[str, Callable[[BaseException], None]] = {}
         self.failures = 0
         self.hears_tasks = False  # whether any event of a task would be received by anybody
 
@@ -214,9 +216,19 @@ class MessageBus:
         for handler in handlers:
             try:
                 handler(event)
-            except Exception:
+            except BaseException as error:
                 self.failures += 1
                 logger.exception("subscriber %s failed on %s", brief(handler), brief(event))
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    self._runs.get(event.run_id, _raised)(error)
+
+    def enter_run(self, run_id: str, end: Callable[[BaseException], None]) -> None:
+        """A run begins that `end` ends: no subscriber may break off what the run is about to do."""
+        self._runs[run_id] = end
+
+    def leave_run(self, run_id: str) -> None:
+        """The run has published its last event."""
+        self._runs.pop(run_id, None)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed()` whenever the subscriptions change; returns the function that stops it.
@@ -247,6 +259,10 @@ class MessageBus:
         )
         for changed in tuple(self._watchers):
             changed()
+
+
+def _raised(error: BaseException) -> None:
+    raise error
 
 
 def check_bus(bus: object) -> None:

@@ -9,15 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from anyio import CancelScope, Event
+from anyio import CancelScope, Event, get_cancelled_exc_class
 
-from cascade.cancellation import is_cancellation
+from cascade.cancellation import has_ended, is_being_cancelled, is_cancellation, outlast
 from cascade.resources import ResourceDefinition
 
-Opener = Callable[[ResourceDefinition, dict[str, Any]], AbstractAsyncContextManager[Any]]
-Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+class Keeper(Protocol):
+    """The run whose resources they are."""
+
+    def open_resource(
+        self, definition: ResourceDefinition, arguments: dict[str, Any]
+    ) -> AbstractAsyncContextManager[Any]: ...
+    def spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+    def set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None: ...
+    def stop(self) -> None: ...
 
 
 class Lease:
@@ -45,62 +53,63 @@ class Lease:
         self.closed = Event()
 
     async def host(
-        self,
-        opener: Opener,
-        arguments: dict[str, Any],
-        acquired: Callable[[Lease], None],
-        failed: Callable[[ResourceDefinition, BaseException], None],
+        self, keeper: Keeper, arguments: dict[str, Any], acquired: Callable[[Lease], None]
     ) -> None:
-        """The whole life of the resource; a failing set-up is given to `failed`."""
+        """The whole life of the resource; the keeper is told what goes wrong in it."""
         try:
             with self.scope:
-                async with opener(self.definition, arguments) as self.value:
+                async with keeper.open_resource(self.definition, arguments) as self.value:
                     self.is_ready = True
                     acquired(self)
                     self.ready.set()
                     # Shielded from the run, and not from scopes that the resource holds open: if
                     # a task in its background dies, the wait ends and so does the run.
                     self.scope.shield = True
-                    await self.closing.wait()
-                    if self.failure is not None:
-                        raise self.failure
+                    await self._lend(keeper)
         except BaseException as error:
             if is_cancellation(error):
                 raise
-            if error is not self.failure:
-                failed(self.definition, error)
+            if error is not self.failure and not has_ended(self.scope):
+                keeper.set_up_failed(self.definition, error)
         finally:
             self.closed.set()
 
-    async def close(self, failure: BaseException | None) -> None:
-        """Tear down, or give up a set-up that is still going on. Bounded by its own deadline."""
+    async def _lend(self, keeper: Keeper) -> None:
+        """Wait until nobody needs it any more, and raise what this ended with."""
+        try:
+            await self.closing.wait()
+        except get_cancelled_exc_class() as error:
+            if is_being_cancelled():
+                raise
+            # `cancel()` of this very task: by a TaskGroup that the resource holds open, for one.
+            keeper.stop()
+            await outlast(self.closing)
+            raise (self.failure or error) from None
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self, failure: BaseException | None) -> BaseException | None:
+        """Tear down, or give up a set-up that is still going on. Bounded by its own deadline.
+
+        The answer is what cancelled this task meanwhile.
+        """
         if self.is_ready:
             self.failure = failure
             self.closing.set()
         else:
             self.scope.cancel()
-        with CancelScope(shield=True):
-            await self.closed.wait()
+        return await outlast(self.closed)
 
 
 class Holdings:
     """The resources of one scope: of a run, or (within it) of one evaluation."""
 
-    __slots__ = ("_acquired", "_around", "_failed", "_leases", "_opener", "_scope", "_spawn")
+    __slots__ = ("_acquired", "_around", "_keeper", "_leases", "_scope")
 
-    def __init__(
-        self,
-        scope: str,
-        around: Holdings | None,
-        opener: Opener,
-        spawn: Spawn,
-        failed: Callable[[ResourceDefinition, BaseException], None],
-    ) -> None:
+    def __init__(self, scope: str, around: Holdings | None, keeper: Keeper) -> None:
         self._scope = scope
         self._around = around
-        self._opener = opener
-        self._spawn = spawn
-        self._failed = failed
+        self._keeper = keeper
         self._leases: dict[str, Lease] = {}
         self._acquired: list[Lease] = []
 
@@ -123,14 +132,16 @@ class Holdings:
             values[definition.name] = lease.value
         return values[order[-1].name]
 
-    async def close(self, failure: BaseException | None) -> None:
-        """Tear everything down, the last set up first."""
+    async def close(self, failure: BaseException | None) -> BaseException | None:
+        """Tear everything down, the last set up first; what cancelled this task meanwhile."""
+        interruption = None
         for lease in self._leases.values():
             if not lease.is_ready:
-                await lease.close(failure)
+                interruption = await lease.close(failure) or interruption
         while self._acquired:
-            await self._acquired.pop().close(failure)
+            interruption = await self._acquired.pop().close(failure) or interruption
         self._leases.clear()
+        return interruption
 
     def _home(self, definition: ResourceDefinition) -> Holdings:
         if definition.scope == self._scope or self._around is None:
@@ -142,7 +153,6 @@ class Holdings:
         if lease is None:
             lease = self._leases[definition.name] = Lease(definition)
             arguments = {p: values[name] for p, name in definition.dependencies.items()}
-            self._spawn(
-                partial(lease.host, self._opener, arguments, self._acquired.append, self._failed)
-            )
+            host = partial(lease.host, self._keeper, arguments, self._acquired.append)
+            self._keeper.spawn_host(host)
         return lease

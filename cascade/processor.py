@@ -10,17 +10,18 @@ first path (it was denied, it retries after a delay, it gave an awaitable) goes 
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from anyio import Event, current_time, move_on_after, sleep
+from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sleep
 from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
 from cascade.admission import FREE
 from cascade.cache import Hit, cache_key
-from cascade.cancellation import is_being_cancelled, is_cancellation
+from cascade.cancellation import has_ended, is_being_cancelled, requests
 from cascade.errors import TaskTimeoutError
 from cascade.events import (
     TaskBlocked,
@@ -114,6 +115,7 @@ class Processor:
         self._activity = run.activity
         self._gate = run.engine.gate
         self._executor = run.engine.executor
+        self._has_requests = get_cancelled_exc_class() is CancelledError  # that of asyncio
         self._flights: dict[tuple[int, bytes], _Flight] = {}
         self._clock = (
             current_token().backend_class.current_time
@@ -206,6 +208,8 @@ class Processor:
         """The sync function gave an awaitable: its value counts, as the same attempt."""
         try:
             value = await awaitable
+            if self._has_requests and requests():
+                await self._run.leave_requests_behind()
         except BaseException as error:
             self.failed(call, error)
             pause = self._pause_before_retry(call, error)
@@ -259,8 +263,12 @@ class Processor:
         self.started(call)
         try:
             value = await self._bounded(call, args, kwargs)
+            if self._has_requests and requests():
+                await self._run.leave_requests_behind()
         except BaseException as error:
             self.failed(call, error)
+            if self._has_requests and requests():
+                await self._run.leave_requests_behind(error)
             raise
         self.finished(call, "Succeeded", None)
         return value
@@ -272,15 +280,19 @@ class Processor:
                 return await call.slot.task.func(*args, **kwargs)
             return await self._invoke(call, args, kwargs)
         deadline = current_time() + seconds
-        with move_on_after(seconds):
-            try:
+        scope = CancelScope(deadline=deadline)
+        try:
+            with scope:
                 value = await self._invoke(call, args, kwargs)
-            except Exception as error:
                 if not _came_back_late(call, deadline):
-                    raise
-                raise TaskTimeoutError(call.slot.name, seconds) from error
+                    return value
+        except get_cancelled_exc_class():
+            if not has_ended(scope):
+                raise
+        except Exception as error:
             if not _came_back_late(call, deadline):
-                return value
+                raise
+            raise TaskTimeoutError(call.slot.name, seconds) from error
         raise TaskTimeoutError(call.slot.name, seconds)
 
     async def _invoke(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -308,6 +320,8 @@ class Processor:
                 raise error
             if is_awaitable(value):
                 value = await value
+                if self._has_requests and requests():
+                    await self._run.leave_requests_behind()
         except BaseException as failure:
             self.failed(call, failure)
             raise
@@ -347,7 +361,7 @@ class Processor:
             or not isinstance(error, retry.on)
             or self._run.is_over
             or is_being_cancelled()
-            or is_cancellation(error)
+            or self._run.is_cancelled_by(error)
         ):
             return None
         pause = retry.pause_after(call.attempt)
@@ -380,7 +394,7 @@ class Processor:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The attempt has failed, or was cancelled: told."""
-        self.finished(call, "Cancelled" if is_cancellation(error) else "Failed", error)
+        self.finished(call, "Cancelled" if self._run.is_cancelled_by(error) else "Failed", error)
 
     def finished(self, call: Call, status: str, error: BaseException | None) -> None:
         """The attempt is over: told, and on the direct path its capacity is given back here."""

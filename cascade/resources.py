@@ -16,9 +16,15 @@ from inspect import Parameter
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
-from anyio import CancelScope, current_time
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
-from cascade.cancellation import is_cancellation
+from cascade.cancellation import (
+    has_ended,
+    has_requests,
+    is_cancellation,
+    is_requested,
+    leave_requests_behind,
+)
 from cascade.errors import CycleError, ResourceNotFoundError
 from cascade.expressions import Expression
 
@@ -331,24 +337,32 @@ async def opened(
     """
     failure: BaseException | None = None
     broken: BaseException | None = None
-    was_cancelled = False
-    with CancelScope() as scope:
-        generator = definition.func(**arguments)
-        value = await _set_up(definition, generator)
-        try:
-            yield value
-        except BaseException as error:  # raised again below, after the tear-down
-            failure = error
-            was_cancelled = is_cancellation(error)
-        scope.shield = True
-        scope.deadline = current_time() + deadline
-        try:
-            await _tear_down(definition, generator, failure)
-        except BaseException as error:
-            if is_cancellation(error):  # its time is up
-                raise
-            broken = error
-    if scope.cancelled_caught:
+    was_cancelled = was_requested = is_late = False
+    scope = CancelScope()
+    try:
+        with scope:
+            generator = definition.func(**arguments)
+            value = await _set_up(definition, generator)
+            try:
+                yield value
+            except BaseException as error:  # raised again below, after the tear-down
+                failure = error
+                was_cancelled, was_requested = is_cancellation(error), is_requested(error)
+            scope.shield = True
+            scope.deadline = current_time() + deadline
+            try:
+                await _tear_down(definition, generator, failure)
+                if has_requests():
+                    await leave_requests_behind()
+            except BaseException as error:
+                if is_cancellation(error):  # its time is up
+                    raise
+                broken = error
+    except get_cancelled_exc_class():
+        if not has_ended(scope):
+            raise
+        is_late = True
+    if is_late or scope.cancelled_caught:
         failed(
             TimeoutError(
                 f"the tear-down of the resource {definition.name!r} did not finish within "
@@ -359,6 +373,8 @@ async def opened(
     if failure is not None and was_cancelled and not is_cancellation(failure):
         # A scope that the resource itself holds open ended the body.
         raise broken if broken is not None else _ended_by_itself(definition)
+    if broken is not None and was_requested and not was_cancelled:
+        raise broken  # a TaskGroup of asyncio that the resource holds open ends the body so
     if broken is not None:
         failed(broken, failure)
     if failure is not None:

@@ -1,11 +1,15 @@
 """One run: the driver that starts what is ready, and the task groups in which all of it lives.
 
-    hosts                       the host tasks of run and step resources, each shielded while lent
-      work                      tasks for calls that may suspend; cancelled as one on failure
-        driver                  starts ready calls in plan order, carries out inline ones itself
+    caller                      waits, passing cancellation on; drives the run until it has groups
+      hosts                     the host tasks of run and step resources, each shielded while lent
+        work                    tasks for calls that may suspend; cancelled as one on failure
+          driver                starts ready calls in plan order, carries out inline ones itself
 
 What a strategy adds is which calls are ready: it hands them over with `make_ready`, and hears of
 their outcome by `call.place.completed`. While everything is inline no task group is opened at all.
+The driver of a run with groups is a task of the run's own, so that asyncio's `Task.cancel()`, which
+no shield stops, meets the caller alone: its wait for the group outlasts any number of them. So the
+caller awaits no more than one call itself, of which holds what plain Python makes of `await f()`.
 """
 
 from __future__ import annotations
@@ -15,17 +19,25 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
-from anyio import CancelScope, Event, current_time
+from anyio import Event, current_time
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from cascade.activity import Activity
-from cascade.cancellation import AsyncioTask, is_being_cancelled, is_cancellation
+from cascade.cancellation import (
+    Caller,
+    has_ended,
+    is_being_cancelled,
+    is_cancellation,
+    leave_requests_behind,
+    requests,
+)
 from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.holdings import Holdings
@@ -46,6 +58,7 @@ logger = logging.getLogger("cascade")
 SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
 MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
 LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
+_NO_RESULT: Final = object()  # of a run that has not finished
 
 
 class Stretch(Protocol):
@@ -84,8 +97,8 @@ class Run:
         self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
         self.failure: BaseException | None = None
         self.is_over = False
-        self._later_failures: list[BaseException] = []  # told in notes, so many at most
-        self.result: Any = None
+        self._later_failures: list[BaseException] = []  # in its notes, so many at most
+        self.result: Any = _NO_RESULT
         on_run = engine.on_run
         self.activity = None if on_run is None else Activity(self.id, on_run)
         self.processor = Processor(self)
@@ -104,14 +117,16 @@ class Run:
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
         self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
         self._interruption: BaseException | None = None
-        self._driver: AsyncioTask | None = None
+        self._ended_by: BaseException | None = None  # the KeyboardInterrupt of a subscriber
+        self._caller: Caller | None = None  # of asyncio
 
     async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
         """Carry out what `begin` makes ready, until `finish` or `fail` is called; the result."""
         self.session = self.engine.gate.enter_run(self.spawn)
         task = asyncio.current_task() if self._starts_in_order else None
-        self._driver = None if task is None else AsyncioTask(task)
+        self._caller = None if task is None else Caller(task)
         started = current_time()
+        self.bus.enter_run(self.id, self._end_by_subscriber)
         if self.bus.listens(RunStarted):
             self.bus.publish(RunStarted(self.id, started, name, params))
         if self.activity is not None:
@@ -122,9 +137,10 @@ class Run:
             for ticket in tuple(self.tickets):
                 self.give_back(ticket)
             self.engine.gate.leave_run(self.session)
-            if self._driver is not None:
-                self._driver.leave()
             self._tell_finished(started)
+            self.bus.leave_run(self.id)
+            if self._ended_by is not None:
+                raise self._ended_by
         if self._teardown_failures:
             self._raise_teardown_failures()
         if self.failure is not None:
@@ -167,7 +183,6 @@ class Run:
         if perf_counter() >= self.slice_end:
             await checkpoint()
             self.slice_end = perf_counter() + SLICE
-            self._raise_suppressed()
 
     def finish(self, result: Any) -> None:
         """The target has its value: the run is over."""
@@ -180,18 +195,34 @@ class Run:
         if self.failure is None:
             add_note(error, note)
             self.failure = error
-            self._stop()
-        elif error is not self.failure and not self._is_told(error):
+            self.stop()
+        elif error is not self.failure and not self._is_noted(error):
             self._later_failures.append(error)
             add_note(error, note)
             add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
 
-    def _is_told(self, later: BaseException) -> bool:
+    def _is_noted(self, later: BaseException) -> bool:
         """Whether a failure after the first is in the notes already, or they are full."""
-        told = self._later_failures
-        return len(told) >= MOST_NOTES or any(later is error for error in told)
+        noted = self._later_failures
+        return len(noted) >= MOST_NOTES or any(later is error for error in noted)
 
-    def _stop(self) -> None:
+    def _end_by_subscriber(self, error: BaseException) -> None:
+        """A subscriber raised what is for the whole program: the run is torn down, and ends so."""
+        self._ended_by = error
+        self.fail(error, f"by a subscriber to events of run {self.id}")
+
+    def is_cancelled_by(self, error: BaseException) -> bool:
+        """Whether `error`, out of a call, is the cancellation of the run, and no failure of it."""
+        if is_cancellation(error):
+            return True
+        return self._caller is not None and self._caller.is_cancelled_by(error)
+
+    async def leave_requests_behind(self, error: BaseException | None = None) -> None:
+        """A call is over, and somebody has asked to cancel the asyncio task that it was made in."""
+        caller = self._caller
+        await leave_requests_behind(error, is_own=caller is not None and not caller.is_here())
+
+    def stop(self) -> None:
         """Nothing starts any more, and what runs is cancelled."""
         self.is_over = True
         self._give_up_waiting()
@@ -248,7 +279,7 @@ class Run:
 
     def make_holdings(self, scope: str, around: Holdings | None) -> Holdings:
         """A place for the resources of one scope."""
-        return Holdings(scope, around, self.open_resource, self._spawn_host, self._set_up_failed)
+        return Holdings(scope, around, self)
 
     def step_holdings(self) -> Holdings:
         """A place for the step resources of one evaluation, closed with the run at the latest."""
@@ -258,9 +289,10 @@ class Run:
 
     async def close_holdings(self, holdings: Holdings) -> None:
         """Tear down what an evaluation held, now that it is over."""
-        with CancelScope(shield=True):  # each tear-down has its own deadline
-            await holdings.close(None)
+        interruption = await holdings.close(None)
         self._open_holdings.pop(holdings, None)
+        if interruption is not None:
+            raise interruption
 
     @context_manager
     async def open_resource(
@@ -320,19 +352,21 @@ class Run:
         except BaseException as error:
             if is_cancellation(error):
                 raise
-            self._set_up_failed(definition, error)
+            self.set_up_failed(definition, error)
             raise
 
-    def _set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
+    def set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
+        """The resource could not be set up, or ended by itself."""
         self.fail(error, f"in the resource {definition.name!r}, of run {self.id}")
 
     def _teardown_failed(self, error: BaseException) -> None:
         logger.error("a tear-down failed in run %s", self.id, exc_info=error)
         self._teardown_failures.append(error)
         if not self.is_over:
-            self._stop()
+            self.stop()
 
-    def _spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the life of a resource in a task of its own."""
         assert self._hosts is not None, "resources are demanded by tasks of the work group"
         self._hosts.start_soon(function)
 
@@ -342,51 +376,68 @@ class Run:
         try:
             await self._begin(begin)
             if not self.is_over or self._spawned:
-                await self._carry_out_in_groups()
+                async with anyio.create_task_group() as self._hosts:
+                    self._hosts.start_soon(self._carry_out_in_group)
         except BaseException as error:
-            own = _own_failure(error)
-            if own is not None:
-                self.fail(own, f"in run {self.id}")
+            own = None if self.is_cancelled_by(error) else _unwrapped(error)
+            if own is not None and not isinstance(own, anyio.get_cancelled_exc_class()):
+                self._fail_by(own)
                 return
             self._interruption = error  # failures are kept, so this is the run being cancelled
             for failed in (self.failure, *self._teardown_failures):
                 if failed is not None:
                     add_note(error, f"the run had failed: {error_text(failed)}")
             raise
+        if self.result is _NO_RESULT and self.failure is None and not self._teardown_failures:
+            cancelled = asyncio.CancelledError("somebody cancelled a task of the run")
+            self.fail(cancelled, f"in run {self.id}")
+
+    def _fail_by(self, error: BaseException) -> None:
+        """What nobody in the run could handle came out of its groups: no failure goes before it."""
+        earlier, self.failure = self.failure, None
+        self.fail(error, f"in run {self.id}")
+        if earlier is not None and earlier is not error:
+            add_note(error, f"the run had failed: {error_text(earlier)}")
 
     async def _begin(self, begin: Callable[[], None]) -> None:
         try:
             begin()
-            await self._carry_out_alone()
+            await self._carry_out_alone(most=inf if self._caller is None else 1)
         except BaseException as error:
-            if is_cancellation(error):
+            if self.is_cancelled_by(error):
                 raise
             self.fail(error, f"in run {self.id}")
 
-    async def _carry_out_alone(self) -> None:
-        """As long as there is one thing to do at a time, the driver does it: no group is opened."""
+    async def _carry_out_alone(self, most: float = inf) -> None:
+        """As long as there is one thing to do at a time, and at most so many calls to await."""
         while not self.is_over and not self._spawned:
             if self._postponed:
                 await self._catch_up()
             elif self._starting:
-                if not self._stands_alone():
+                if not most or not self._stands_alone():
                     return
+                most -= 1
                 await self._await_alone()
             elif self._inline:
                 await self._carry_out_inline()
             else:
                 return
 
-    async def _carry_out_in_groups(self) -> None:
-        async with anyio.create_task_group() as self._hosts:
-            interruption: BaseException | None = None
-            try:
+    async def _carry_out_in_group(self) -> None:
+        """The run from where it needs a task of its own, and its tear-down."""
+        interruption: BaseException | None = None
+        try:
+            await self._carry_out_alone()
+            if not self.is_over or self._spawned:
                 await self._work_in_group()
-            except BaseException as error:
+        except BaseException as error:
+            if is_cancellation(error):
                 interruption = error
-            await self._release(self.failure or interruption)
-            if interruption is not None:
-                raise interruption
+            elif self._work is None or not has_ended(self._work.cancel_scope):
+                self.fail(error, f"in run {self.id}")
+        interruption = await self._release(self.failure or interruption) or interruption
+        if interruption is not None:
+            raise interruption
 
     async def _work_in_group(self) -> None:
         async with anyio.create_task_group() as self._work:
@@ -396,7 +447,9 @@ class Run:
             except BaseException as error:
                 if is_cancellation(error):
                     raise
-                self.fail(error, f"in run {self.id}")  # never in the groups of the run
+                # A call that the driver made has cancelled the driver's task, or interrupted it;
+                # it must not come out in the groups of the run.
+                self.fail(error, f"in run {self.id}")
             finally:
                 # What is left: siblings of a failure, and what was spawned meanwhile, which has to
                 # begin before it is cancelled so that it can give up what it holds.
@@ -460,17 +513,10 @@ class Run:
         """Await what stands alone right here: a task of its own would cost more than the call."""
         self._tasks += 1
         await self._carry_out(self._starting.pop())
-        if self._driver is None:  # trio raises a cancellation at each checkpoint, until it is over
-            await checkpoint_if_cancelled()
-        elif self._driver.is_cancelled():
-            await checkpoint()
-        self._raise_suppressed()
-        await self.give_way()
-
-    def _raise_suppressed(self) -> None:
-        """Asyncio raises a cancellation once: the call that the driver awaited may suppress it."""
-        if self._driver is not None and self._driver.is_cancelled():
-            raise asyncio.CancelledError
+        if self._caller is None or requests():
+            await checkpoint_if_cancelled()  # the call may have suppressed that a scope ends
+        if not self.is_over:
+            await self.give_way()
 
     def _start_spawned(self, work: TaskGroup) -> None:
         spawned, self._spawned = self._spawned, []
@@ -531,6 +577,8 @@ class Run:
                 call.place.completed(call, value)
             else:
                 await call.carry_out_async()
+                if self._caller is not None and requests() and self.failure is None:
+                    await self.leave_requests_behind()
         except BaseException as error:
             self._task_failed(error, call if call.__class__ is Call else None)
         finally:
@@ -554,7 +602,7 @@ class Run:
 
     def _task_failed(self, error: BaseException, call: Call | None) -> None:
         """A task of the work group ends with `error`: cancellation goes on, all else is told."""
-        if is_cancellation(error):
+        if self.is_cancelled_by(error):
             raise error
         if is_being_cancelled() and self.failure is None:
             # The run is being cancelled from outside, and that is what it ends with.
@@ -570,11 +618,15 @@ class Run:
 
     # The end
 
-    async def _release(self, failure: BaseException | None) -> None:
-        """Tear down all resources, the innermost first, telling them what the run ended with."""
-        with CancelScope(shield=True):  # each tear-down has its own deadline
-            for holdings in reversed(tuple(self._open_holdings)):
-                await holdings.close(failure)
+    async def _release(self, failure: BaseException | None) -> BaseException | None:
+        """Tear down all resources, the innermost first, telling them what the run ended with.
+
+        The answer is what cancelled this task meanwhile.
+        """
+        interruption = None
+        for holdings in reversed(tuple(self._open_holdings)):
+            interruption = await holdings.close(failure) or interruption
+        return interruption
 
     def _tell_finished(self, started: float) -> None:
         if self.activity is None and not self.bus.listens(RunFinished):
@@ -589,13 +641,11 @@ class Run:
         self.bus.publish(RunFinished(self.id, now, status, now - started, error))
 
 
-def _own_failure(error: BaseException) -> BaseException | None:
-    """What came out of the task groups of a run, if it is not the run being cancelled.
+def _unwrapped(error: BaseException) -> BaseException:
+    """What came out of the task groups of a run.
 
     An event loop may deliver an interrupt in any task, and the groups wrap it.
     """
-    if is_cancellation(error):
-        return None
     leaves: list[BaseException] = []
     todo = [error]
     while todo:

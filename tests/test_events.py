@@ -307,6 +307,89 @@ def test_unsubscribing_ends_a_subscription(run):
     assert (len(one), len(two)) == (1, 2)
 
 
+EVERY_EVENT = [*RUN_EVENTS, *TASK_EVENTS, cs.Event]
+
+
+class Grave(BaseException):
+    """No `Exception`."""
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, GeneratorExit, Grave])
+@pytest.mark.parametrize("shape", ["one", "several", "loop"])
+@pytest.mark.parametrize("kind", EVERY_EVENT, ids=lambda kind: kind.__name__)
+def test_whatever_a_subscriber_raises_leaves_the_engine_usable(
+    inside, use_vm, caplog, kind, raised, shape
+):
+    """The run is torn down; what is for the whole program comes out, nothing else ends the run."""
+    caplog.set_level(logging.CRITICAL + 1, "cascade")
+    living = []
+
+    @cs.resource(scope="step")
+    async def thing():
+        living.append("thing")
+        try:
+            yield "thing"
+        finally:
+            await anyio.sleep(1)
+            living.remove("thing")
+
+    @cs.task
+    async def uses(thing, _x=None):
+        await anyio.sleep(1)
+        return thing
+
+    @cs.task
+    def flaky(state):
+        state.append(1)
+        if len(state) < 2:
+            raise ValueError
+        return len(state)
+
+    @cs.task
+    def step(n):
+        return cs.Jump("again", n + 1) if n < 300 else n
+
+    def target():
+        several = [
+            uses(cs.inject("thing"), flaky([]).with_retry(2)).with_constraints(gpu=1),
+            uses("other").with_constraints(gpu=1).run_if(True),
+            uses("never").run_if(False).after(flaky([1])),
+        ]
+        node = step(0)
+        cs.bind(node, cs.select_jump({"again": node}))
+        return {"one": uses("x"), "several": several[:2], "loop": node}[shape]
+
+    async def program():
+        engine = cs.Engine(system_resources={"gpu": 1})
+        engine.register(thing)
+        raising = [True]
+
+        def handler(_event):
+            if raising:
+                raise raised("from a subscriber")
+
+        unsubscribe = engine.bus.subscribe(kind, handler)
+        everybody = {task.id for task in anyio.get_running_tasks()}
+        ended_by = None
+        try:
+            await engine.run(target(), use_vm=use_vm)
+        except (KeyboardInterrupt, SystemExit) as error:
+            ended_by = type(error)
+        is_for_all = raised in (KeyboardInterrupt, SystemExit) and engine.bus.failures
+        assert ended_by is (raised if is_for_all else None)
+        raising.clear()
+        unsubscribe()
+        assert living == []
+        assert {task.id for task in anyio.get_running_tasks()} == everybody
+        assert engine.constraints.statistics().free["gpu"] == 1
+        assert engine.constraints.statistics().parked == 0
+        with anyio.fail_after(10):
+            whole = uses("whole").with_constraints(gpu=1)
+            assert await engine.run([whole], use_vm=use_vm) == ["whole"]
+
+    inside(program)
+
+
 @pytest.mark.parametrize("kind", [*TASK_EVENTS[1:3], *RUN_EVENTS[:2]])
 def test_a_subscriber_that_raises_is_logged_and_stops_nothing(run, caplog, kind):
     """The run goes on, and the other subscribers receive the event."""
