@@ -2,18 +2,22 @@
 
 Words. A **thing** is what is held while a task runs: a named capacity, or the slots of a
 concurrency limit. A request claims an amount of each of its things, all at once or nothing. A
-**denier** is a pause or a rate: it holds nothing back, it says no for the moment.
+**denier** is a pause or a rate: it holds nothing back, it says no for the moment. A **refill** is a
+capacity that comes back with time: a rate whose starts have weights.
 
 The law (a plain list in order of arrival would do it, slowly): *grant the earliest request that is
 admissible, until none is.* A request is admissible when no pause matches it, each rate that
-matches it has a token, each of its things has enough free, and no earlier request that only things
-keep waiting claims one of the same things. So a request denied by a pause or a rate stands in
-nobody's way and in no queue, and among the others nobody overtakes. Taking the last token closes
-the rate for those behind, who then no longer stand in anybody's way either: hence "until".
+matches it has a token, each of its refills has enough and denies no earlier request that the pauses
+and rates admit, each of its things has enough free, and no earlier request that only things keep
+waiting claims one of the same things. So a request denied by a pause or a rate stands in nobody's
+way and in no queue, one denied by a refill only in the way of those who want the same refill, and
+among the others nobody overtakes. Taking the last token closes the rate for those behind, who then
+no longer stand in anybody's way either: hence "until".
 
 Requests of one task with amounts of the same names always want the same, so they form a **line**,
 first in, first out, and only its head matters. Lines with the same deniers form a **family**, which
-is open or closed as a whole. A thing keeps, per family, its lines ordered by their heads' arrival;
+is open or closed as a whole; a line that wants refills is a family of its own, since its head's
+weight decides. A thing keeps, per family, its lines ordered by their heads' arrival;
 its **front** is the earliest among the open families. Closing or opening a family is thus one
 flag, however many wait.
 
@@ -22,7 +26,9 @@ thing, either short of it or behind its front. What changes a thing (something g
 that moved) makes candidates of the first lines of its families; closing a family does so for the
 things at which it kept others waiting. So work is done per change, not per waiter: a grant costs
 the same with ten waiting as with ten thousand. Only a change of the constraints themselves looks
-at all lines again (not at all waiters).
+at all lines again (not at all waiters), and at what was granted and has not started: a grant holds
+until a constraint changes, and one that the new constraints do not admit becomes a waiter again, at
+the place of its arrival.
 
 Prior art: anyio's CapacityLimiter (who releases hands over, a cancelled grantee passes on), the
 watched literals of SAT solvers (look again only where the one reason for being stuck has gone).
@@ -39,16 +45,11 @@ from itertools import count
 from math import inf
 from typing import Any, TypeAlias
 
+from cascade import amounts
+from cascade.amounts import Exact, checked_amount, checked_capacity, exact, parse_rate
 from cascade.bucket import Bucket
-from cascade.constraints import (
-    ConstraintStatistics,
-    Exact,
-    GlobalConstraint,
-    checked_amount,
-    checked_capacity,
-    parse_rate,
-    parse_scope,
-)
+from cascade.constraints import ConstraintStatistics, GlobalConstraint, parse_scope
+from cascade.errors import did_you_mean
 
 # Task names are code, so a program has few; patterns are matched once for each.
 _MAX_NAMES = 4096
@@ -57,17 +58,20 @@ PARKED, GRANTED, STARTED, DONE, UNLIMITED = range(5)
 
 Claims: TypeAlias = "tuple[tuple[Thing, Exact], ...]"
 Needs: TypeAlias = "tuple[tuple[Capacity, Exact], ...]"
-LineKey: TypeAlias = "tuple[str, tuple[Capacity, ...]]"
+Weights: TypeAlias = "tuple[tuple[Refill, Exact], ...]"
+LineKey: TypeAlias = "tuple[str, tuple[Capacity, ...], tuple[Refill, ...]]"
+FamilyKey: TypeAlias = "tuple[tuple[Rule, ...], LineKey | None]"
 
 
 class Thing:
     """What tasks hold while they run: `free` of it is left, negative when lowered meanwhile."""
 
-    __slots__ = ("free", "label", "queues")
+    __slots__ = ("free", "label", "queues", "total")
 
-    def __init__(self, label: str, free: Exact) -> None:
+    def __init__(self, label: str, total: Exact) -> None:
         self.label = label
-        self.free = free
+        self.total = total
+        self.free = total
         self.queues: dict[Family, list[tuple[int, Line]]] = {}
 
     def front(self) -> Line | None:
@@ -82,13 +86,38 @@ class Thing:
 class Capacity(Thing):
     """A named resource of the engine."""
 
-    __slots__ = ("name", "rank", "total")
+    __slots__ = ("name", "rank")
 
     def __init__(self, name: str, rank: int, total: Exact) -> None:
         super().__init__(f"capacity {name!r}", total)
         self.name = name
         self.rank = rank
-        self.total = total
+
+    def free_at(self, _now: float) -> Exact:
+        """What is left of it."""
+        return self.free
+
+
+class Refill:
+    """A named resource of the engine that comes back with time, and the lines that want it.
+
+    `shut`: it denies somebody whom only refills deny, so that nobody who comes later gets any.
+    """
+
+    __slots__ = ("bucket", "label", "lines", "name", "rank", "shut", "total")
+
+    def __init__(self, name: str, rank: int, rate: amounts.Rate) -> None:
+        self.label = f"capacity {name!r}"
+        self.name = name
+        self.rank = rank
+        self.total = rate.most
+        self.bucket = Bucket(rate.per_second, rate.most)
+        self.lines: list[tuple[int, Line]] = []
+        self.shut = False
+
+    def free_at(self, now: float) -> Exact:
+        """What is left of it."""
+        return self.bucket.level(now)
 
 
 class Rule:
@@ -106,7 +135,6 @@ class Rule:
     )
 
     def __init__(self, definition: GlobalConstraint) -> None:
-        self.matches: Callable[[str], object] = parse_scope(definition.scope)
         self.running = 0
         self.longest = 0.0
         self.lines = 0
@@ -114,6 +142,7 @@ class Rule:
 
     def define(self, definition: GlobalConstraint) -> None:
         self.definition = definition
+        self.matches: Callable[[str], object] = parse_scope(definition.scope)
         # The id that a method makes says the type and the scope once more.
         kind, scope = definition.type, definition.scope
         named = "" if definition.id == f"{kind}:{scope}" else f" {definition.id!r}"
@@ -132,7 +161,8 @@ class Limit(Rule):
         self.slots = Thing(self.label, definition.params["limit"])
 
     def replace(self, definition: GlobalConstraint) -> None:
-        self.slots.free += definition.params["limit"] - self.definition.params["limit"]
+        self.slots.free += definition.params["limit"] - self.slots.total
+        self.slots.total = definition.params["limit"]
         self.define(definition)
         self.slots.label = self.label
 
@@ -171,15 +201,31 @@ class Wants:
 
 
 _NOTHING = Wants(())
+_NO_NEEDS: tuple[Needs, Weights] = ((), ())
 
 
 class Family:
     """The lines with the same deniers: open when none of these denies."""
 
-    __slots__ = ("blocked_at", "candidates", "key", "lines", "number", "open", "opens_at")
+    __slots__ = (
+        "admitted_at",
+        "blocked_at",
+        "candidates",
+        "deniers",
+        "key",
+        "lines",
+        "number",
+        "open",
+        "opens_at",
+        "ready_at",
+    )
 
-    def __init__(self, key: tuple[Rule, ...], number: int) -> None:
+    def __init__(self, key: FamilyKey, refills: tuple[Refill, ...], number: int) -> None:
         self.key = key
+        self.deniers = key[0]
+        # When the pauses and rates admit it, and when each refill does.
+        self.admitted_at = inf
+        self.ready_at = dict.fromkeys(refills, inf)
         self.number = number
         self.open = False
         self.opens_at = inf
@@ -203,6 +249,11 @@ class Line:
         self.family: Family
         self.things: tuple[Thing, ...]
 
+    @property
+    def head(self) -> Ticket:
+        """The first of them."""
+        return next(iter(self.waiters))
+
 
 class Ticket:
     """One request: parked, granted, started, done; or unlimited, when there is nothing to ask.
@@ -223,6 +274,8 @@ class Ticket:
         "since",
         "state",
         "wants",
+        "weights",
+        "woken",
     )
 
     # Set when it is granted.
@@ -235,9 +288,11 @@ class Ticket:
     owner: Any
     resume: Callable[[], object]
 
-    def __init__(self, name: str, amounts: Needs, state: int) -> None:
+    def __init__(self, name: str, amounts: Needs, weights: Weights, state: int) -> None:
         self.name = name
         self.amounts = amounts
+        self.weights = weights
+        self.woken = False
         self.state = state
         self.reason: str | None = None
 
@@ -252,7 +307,7 @@ class Ticket:
 
 
 # The ticket of every request that nothing limits.
-FREE = Ticket("", (), UNLIMITED)
+FREE = Ticket("", (), (), UNLIMITED)
 
 
 class Admission:
@@ -260,25 +315,33 @@ class Admission:
 
     Each method brings the state to rest. Requests that were parked and have been granted on the
     way are appended to `granted`, in the order of the grants; the caller takes them from there.
+    Those of them that a change has parked again, before their start, are appended to `revoked`.
     """
 
     def __init__(self, capacity: Mapping[str, object] | None = None) -> None:
         totals = checked_capacity(capacity)
-        self.capacities = {
-            name: Capacity(name, rank, total) for rank, (name, total) in enumerate(totals.items())
+        self.capacities: dict[str, Capacity | Refill] = {
+            name: Refill(name, rank, total)
+            if isinstance(total, amounts.Rate)
+            else Capacity(name, rank, total)
+            for rank, (name, total) in enumerate(totals.items())
         }
+        self._refills = [each for each in self.capacities.values() if isinstance(each, Refill)]
         self.granted: list[Ticket] = []
+        self.revoked: list[Ticket] = []
+        # Those that were parked, were granted, and have not started.
+        self._unstarted: dict[Ticket, None] = {}
         self.grants = 0
         self.parked = 0
         # Whether decisions depend on the time at all.
-        self.timed = False
+        self.timed = bool(self._refills)
         # Called whenever the constraints have changed, before anything is granted.
         self.listeners: dict[object, Callable[[], object]] = {}
-        self._rules: dict[tuple[str, str], Rule] = {}
+        self._rules: dict[str, Rule] = {}
         self._mortal: tuple[Rule, ...] = ()
         self._wants: dict[str, Wants | None] = {}
         self._lines: dict[LineKey, Line] = {}
-        self._families: dict[tuple[Rule, ...], Family] = {}
+        self._families: dict[FamilyKey, Family] = {}
         # Closed families without a pause, by the time at which they open.
         self._openings: list[tuple[float, int, Family]] = []
         self._agenda: list[tuple[int, Family]] = []
@@ -304,12 +367,12 @@ class Admission:
         What is due by `now` must have been done, by `advance`, so that no newcomer overtakes.
         `ValueError` for amounts that are malformed or more than the capacity.
         """
-        needs = self._needs(name, amounts) if amounts else ()
+        needs, weights = self._needs(name, amounts) if amounts else _NO_NEEDS
         wants = self.wants(name) or _NOTHING
-        if wants is _NOTHING and not needs:
+        if wants is _NOTHING and not needs and not weights:
             return FREE
-        ticket = Ticket(name, needs, GRANTED)
-        ticket.reason = self._blocker(wants, wants.claims + needs, now)
+        ticket = Ticket(name, needs, weights, GRANTED)
+        ticket.reason = self._blocker(wants, wants.claims + needs, weights, now)
         if ticket.reason is None:
             self._take(ticket, wants, now)
         else:
@@ -322,33 +385,40 @@ class Admission:
         self, name: str, amounts: Mapping[str, object] | None, now: float
     ) -> Ticket | None:
         """As `ask` and `start` at once; a request that would be parked is not made."""
-        needs = self._needs(name, amounts) if amounts else ()
+        needs, weights = self._needs(name, amounts) if amounts else _NO_NEEDS
         wants = self.wants(name) or _NOTHING
-        if wants is _NOTHING and not needs:
+        if wants is _NOTHING and not needs and not weights:
             return FREE
-        if self._blocker(wants, wants.claims + needs, now) is not None:
+        if self._blocker(wants, wants.claims + needs, weights, now) is not None:
             return None
-        ticket = Ticket(name, needs, STARTED)
+        ticket = Ticket(name, needs, weights, STARTED)
         self._hold(ticket, wants)
         for rate in wants.rates:
             rate.bucket.take(now)
-            if rate.families:
-                self._refresh(rate, now)
+        for refill, weight in weights:
+            refill.bucket.take(now, weight)
+        self._refresh_all(ticket, now)
         if self._agenda:
             self._pump(now)
         return ticket
 
-    def start(self, ticket: Ticket, now: float) -> None:
-        """The task of a granted ticket starts now: the tokens reserved for it are taken."""
+    def start(self, ticket: Ticket, now: float) -> bool:
+        """The task of a granted ticket starts now: the tokens reserved for it are taken.
+
+        False if it may not: a change has parked it again.
+        """
         if ticket.state != GRANTED:
-            return
+            return ticket.state != PARKED
         ticket.state = STARTED
+        self._unstarted.pop(ticket, None)
         for rate in ticket.wants.rates:
             rate.bucket.start(now)
-            if rate.families:
-                self._refresh(rate, now)
+        for refill, weight in ticket.weights:
+            refill.bucket.start(now, weight)
+        self._refresh_all(ticket, now)
         if self.timed:
             self.advance(now)
+        return True
 
     def give_back(self, ticket: Ticket, now: float) -> None:
         """The attempt has ended: what it held is free for others."""
@@ -363,39 +433,72 @@ class Admission:
         """The request is given up before its start: its place, or its grant, goes to others."""
         if ticket.state == PARKED:
             ticket.state = DONE
-            self._leave(ticket)
+            self._leave(ticket, now)
         elif ticket.state == GRANTED:
-            for rate in ticket.wants.rates:
-                rate.bucket.cancel()
-                if rate.families:
-                    self._refresh(rate, now)
+            self._unstarted.pop(ticket, None)
+            self._cancel_tokens(ticket)
+            self._refresh_all(ticket, now)
             self._release(ticket)
         self.advance(now)
 
-    def _needs(self, name: str, amounts: Mapping[str, object]) -> Needs:
-        needs = []
+    def charge(self, name: str, amount: object, now: float) -> None:
+        """Take so much more of a refill, or give back a negative amount; `ValueError`."""
+        refill = self.capacities.get(name)
+        if refill is None:
+            near = did_you_mean(name, [each.name for each in self._refills])
+            raise ValueError(f"there is no capacity {name!r} to charge{near}")
+        if not isinstance(refill, Refill):
+            raise ValueError(
+                f"the capacity {name!r} is given back when a task ends and cannot be charged; "
+                f"write system_resources={{{name!r}: cs.Rate(...)}} for one that refills with time"
+            )
+        try:
+            charged = exact(amount)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{amount!r} of {name!r} cannot be charged; an amount is a finite number"
+            ) from None
+        self._expire(now)
+        refill.bucket.charge(charged, now)
+        if any(refill is each for ticket in self._unstarted for each, _ in ticket.weights):
+            self._rewire(now)
+        elif refill.lines:
+            self._survey(refill, now)
+        self.advance(now)
+
+    def _needs(self, name: str, amounts: Mapping[str, object]) -> tuple[Needs, Weights]:
+        needs: list[tuple[Capacity, Exact]] = []
+        weights: list[tuple[Refill, Exact]] = []
         for resource, value in amounts.items():
             amount = checked_amount(name, resource, value)
             capacity = self.capacities.get(resource)
             if capacity is None:
                 continue
             if amount > capacity.total:
+                what = "burst" if isinstance(capacity, Refill) else "capacity"
                 raise ValueError(
-                    f"task {name!r} asks for {value} of {resource!r}, more than its capacity of "
+                    f"task {name!r} asks for {value} of {resource!r}, more than its {what} of "
                     f"{_shown(capacity.total)}; ask for less or raise system_resources"
                 )
-            needs.append((capacity, amount))
+            if isinstance(capacity, Refill):
+                weights.append((capacity, amount))
+            else:
+                needs.append((capacity, amount))
         # One order for all, so that equal names make one line.
         needs.sort(key=_rank)
-        return tuple(needs)
+        weights.sort(key=_rank)
+        return tuple(needs), tuple(weights)
 
-    def _blocker(self, wants: Wants, claims: Claims, now: float) -> str | None:
+    def _blocker(self, wants: Wants, claims: Claims, weights: Weights, now: float) -> str | None:
         """What a newcomer has to wait for, by name."""
         if wants.pause is not None:
             return wants.pause.label
         for rate in wants.rates:
             if rate.bucket.ready_at > now:
                 return rate.label
+        for refill, weight in weights:
+            if refill.shut or refill.bucket.ready_for(weight) > now:
+                return refill.label
         for thing, need in claims:
             if thing.free < need or (thing.queues and thing.front() is not None):
                 return thing.label
@@ -404,10 +507,20 @@ class Admission:
     def _take(self, ticket: Ticket, wants: Wants, now: float) -> None:
         ticket.state = GRANTED
         self._hold(ticket, wants)
-        for rate in wants.rates:
+        self._reserve_tokens(ticket)
+        self._refresh_all(ticket, now)
+
+    def _reserve_tokens(self, ticket: Ticket) -> None:
+        for rate in ticket.wants.rates:
             rate.bucket.reserve()
-            if rate.families:
-                self._refresh(rate, now)
+        for refill, weight in ticket.weights:
+            refill.bucket.reserve(weight)
+
+    def _cancel_tokens(self, ticket: Ticket) -> None:
+        for rate in ticket.wants.rates:
+            rate.bucket.cancel()
+        for refill, weight in ticket.weights:
+            refill.bucket.cancel(weight)
 
     def _hold(self, ticket: Ticket, wants: Wants) -> None:
         """Take for the ticket what it gives back in the end."""
@@ -435,26 +548,31 @@ class Admission:
         ticket.seq = next(self._numbers)
         ticket.since = now
         self.parked += 1
-        key = (ticket.name, tuple(capacity for capacity, _ in ticket.amounts))
+        key = _line_key(ticket)
         line = self._lines.get(key)
-        if line is None:
+        if line is not None:
+            line.waiters[ticket] = None
+        else:
             line = self._lines[key] = Line(key)
             line.seq = ticket.seq
+            line.waiters[ticket] = None
             self._place(line, now)
-        line.waiters[ticket] = None
         ticket.line = line
 
     def _place(self, line: Line, now: float) -> None:
         """Put a line into its family and into the queues of its things."""
-        name, capacities = line.key
+        name, capacities, refills = line.key
         line.wants = wants = self.wants(name) or _NOTHING
         line.things = (*(thing for thing, _ in wants.claims), *capacities)
-        family = self._families.get(wants.deniers)
+        key = (wants.deniers, line.key if refills else None)
+        family = self._families.get(key)
         if family is None:
-            family = Family(wants.deniers, next(self._numbers))
-            self._families[wants.deniers] = family
+            line.family = family = Family(key, refills, next(self._numbers))
+            self._families[key] = family
             for rate in wants.rates:
                 rate.families[family] = None
+            for refill in refills:
+                insort(refill.lines, (line.seq, line))
             self._reopen(family, now)
         line.family = family
         family.lines += 1
@@ -465,7 +583,7 @@ class Admission:
         line.candidate = False
         self._nominate(line)
 
-    def _leave(self, ticket: Ticket) -> None:
+    def _leave(self, ticket: Ticket, now: float) -> None:
         """Take a request out of its line; a new head, or none, changes the line's place."""
         line = ticket.line
         self.parked -= 1
@@ -481,13 +599,19 @@ class Admission:
             _discard(queue, line)
             if not queue:
                 del thing.queues[family]
+        for refill in family.ready_at:
+            _discard(refill.lines, line)
         if line.waiters:
-            line.seq = next(iter(line.waiters)).seq
+            line.seq = line.head.seq
             for thing in line.things:
                 insort(thing.queues.setdefault(family, []), (line.seq, line))
+            for refill in family.ready_at:
+                insort(refill.lines, (line.seq, line))
             self._nominate(line)
         else:
             self._drop(line)
+        for refill in family.ready_at:
+            self._survey(refill, now)
         for thing in line.things:
             if thing.queues:
                 self._touch(thing)
@@ -541,8 +665,7 @@ class Admission:
 
     def _is_stuck(self, line: Line) -> bool:
         """Whether a thing keeps the line waiting. Somebody will touch that thing in time."""
-        head = next(iter(line.waiters))
-        for thing, need in line.wants.claims + head.amounts:
+        for thing, need in line.wants.claims + line.head.amounts:
             front = thing.front()
             if front is not line:
                 assert front is not None
@@ -553,27 +676,110 @@ class Admission:
         return False
 
     def _grant(self, line: Line, now: float) -> None:
-        ticket = next(iter(line.waiters))
+        ticket = line.head
         waited = now - ticket.since
         for rule in line.wants.rules:
             if rule.longest < waited:
                 rule.longest = waited
-        self._leave(ticket)
+        self._leave(ticket, now)
         self._take(ticket, line.wants, now)
         self.granted.append(ticket)
+        self._unstarted[ticket] = None
+
+    # Grants that have not started
+
+    def _look_again(self, now: float) -> None:
+        """The constraints have changed: park again what they do not let start.
+
+        To be called while no line has a place.
+        """
+        unstarted = list(self._unstarted)
+        untaken = set(self.granted)
+        for ticket in unstarted:
+            self._cancel_tokens(ticket)
+            self._release(ticket)
+            self.grants -= 1
+        denied = []
+        for ticket in unstarted:
+            wants = self.wants(ticket.name) or _NOTHING
+            if self._admits(ticket, wants, now):
+                ticket.state = GRANTED
+                self._hold(ticket, wants)
+                self._reserve_tokens(ticket)
+            else:
+                denied.append(ticket)
+        for ticket in reversed(denied):
+            self._park_again(ticket)
+        self.granted = [ticket for ticket in self.granted if ticket.state == GRANTED]
+        self.revoked += [ticket for ticket in denied if ticket not in untaken]
+
+    def _admits(self, ticket: Ticket, wants: Wants, now: float) -> bool:
+        """Whether there is what a ticket had been granted, under constraints that are others."""
+        return (
+            wants.pause is None
+            and all(rate.bucket.ready_at <= now for rate in wants.rates)
+            and all(refill.bucket.ready_for(weight) <= now for refill, weight in ticket.weights)
+            and all(thing.free >= need for thing, need in wants.claims + ticket.amounts)
+        )
+
+    def _park_again(self, ticket: Ticket) -> None:
+        """Back to the place of its arrival, which is before all that wait in its line."""
+        del self._unstarted[ticket]
+        ticket.state = PARKED
+        self.parked += 1
+        key = _line_key(ticket)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(key)
+            line.wants = _NOTHING
+            line.things = ()
+        line.waiters[ticket] = None
+        line.waiters.move_to_end(ticket, last=False)
+        line.seq = ticket.seq
+        ticket.line = line
 
     # Time
 
-    def _refresh(self, rate: Rate, now: float) -> None:
-        for family in rate.families:
-            self._reopen(family, now)
+    def _refresh_all(self, ticket: Ticket, now: float) -> None:
+        """The tokens that a ticket wants have changed."""
+        for rate in ticket.wants.rates:
+            for family in rate.families:
+                self._reopen(family, now)
+        for refill, _ in ticket.weights:
+            if refill.lines:
+                self._survey(refill, now)
 
     def _reopen(self, family: Family, now: float) -> None:
         """Find out anew when a family is open; tell whom its opening or closing concerns."""
-        opens_at = -inf
-        for denier in family.key:
+        family.admitted_at = -inf
+        for denier in family.deniers:
             ready_at = denier.bucket.ready_at if isinstance(denier, Rate) else inf
-            opens_at = max(opens_at, ready_at)
+            family.admitted_at = max(family.admitted_at, ready_at)
+        if not family.ready_at:
+            self._turn(family, now)
+        for refill in family.ready_at:
+            self._survey(refill, now)
+
+    def _survey(self, refill: Refill, now: float) -> None:
+        """Find out anew whom a refill denies: who is short of it, and all who came later."""
+        refill.shut = False
+        for _, line in refill.lines:
+            family = line.family
+            ready_at = inf
+            if not refill.shut:
+                weight = next(need for each, need in line.head.weights if each is refill)
+                ready_at = refill.bucket.ready_for(weight)
+            family.ready_at[refill] = ready_at
+            if ready_at > now and family.admitted_at <= now:
+                refill.shut = True
+        for _, line in refill.lines:
+            self._turn(line.family, now)
+
+    def _turn(self, family: Family, now: float) -> None:
+        """Open or close a family, and see to it that it is looked at again in time."""
+        opens_at = family.admitted_at
+        if opens_at <= now:  # from when on its refills deny others too
+            opens_at = max(opens_at, *family.ready_at.values(), -inf)
         was_open = family.open
         self._forget_opening(family)
         family.opens_at = opens_at
@@ -582,7 +788,7 @@ class Admission:
             if not was_open:
                 self._offer(family)
             return
-        if family.key[0].definition.type != "pause":
+        if not family.deniers or family.deniers[0].definition.type != "pause":
             insort(self._openings, (opens_at, family.number, family))
         if was_open:
             for thing in family.blocked_at:
@@ -607,7 +813,7 @@ class Admission:
         if self._mortal and self._mortal[0].expires_at <= now:
             for rule in self._mortal:
                 if rule.expires_at <= now:
-                    del self._rules[_place_of(rule.definition)]
+                    del self._rules[rule.definition.id]
             self._rewire(now)
 
     def _sort_mortal(self) -> None:
@@ -640,6 +846,8 @@ class Admission:
                 rule.expires_at += new - old
             if isinstance(rule, Rate):
                 rule.bucket.refill()
+        for refill in self._refills:
+            refill.bucket.refill()
 
     # Changes
 
@@ -650,12 +858,8 @@ class Admission:
         """
         moment = before if now is None else now
         self._expire(moment)
-        place = _place_of(definition)
-        for key, rule in list(self._rules.items()):
-            if rule.definition.id == definition.id and key != place:
-                del self._rules[key]
-        self._put(place, definition, moment)
-        rule = self._rules[place]
+        self._put(definition, moment)
+        rule = self._rules[definition.id]
         if definition.ttl is not None:
             if now is None:
                 rule.left = float(definition.ttl)
@@ -664,37 +868,36 @@ class Admission:
         self._rewire(moment)
         self.advance(moment)
 
-    def _put(self, place: tuple[str, str], definition: GlobalConstraint, now: float) -> None:
-        rule = self._rules.get(place)
-        if isinstance(rule, Limit):
+    def _put(self, definition: GlobalConstraint, now: float) -> None:
+        rule = self._rules.get(definition.id)
+        if rule is None or rule.definition.type != definition.type:
+            kinds = {"concurrency": Limit, "rate_limit": Rate}
+            self._rules[definition.id] = kinds.get(definition.type, Rule)(definition)
+        elif isinstance(rule, Limit):
             rule.replace(definition)
         elif isinstance(rule, Rate):
             rule.replace(definition, now)
-        elif rule is not None:
-            rule.define(definition)
-        elif definition.type == "concurrency":
-            self._rules[place] = Limit(definition)
-        elif definition.type == "rate_limit":
-            self._rules[place] = Rate(definition)
         else:
-            self._rules[place] = Rule(definition)
+            rule.define(definition)
 
     def remove(self, id: str, now: float) -> bool:
         """Take the constraint of this id out of force; tells whether there was one."""
         self._expire(now)
-        for key, rule in self._rules.items():
-            if rule.definition.id == id:
-                del self._rules[key]
-                self._rewire(now)
-                self.advance(now)
-                return True
-        return False
+        if self._rules.pop(id, None) is None:
+            return False
+        self._rewire(now)
+        self.advance(now)
+        return True
 
     def remove_pause(self, scope: str, now: float) -> bool:
-        """Take the pause of exactly this scope out of force; tells whether there was one."""
+        """Take all pauses of exactly this scope out of force; tells whether there was one."""
         self._expire(now)
-        if self._rules.pop((scope, "pause"), None) is None:
+        definitions = [rule.definition for rule in self._rules.values()]
+        ids = [each.id for each in definitions if (each.type, each.scope) == ("pause", scope)]
+        if not ids:
             return False
+        for id in ids:
+            del self._rules[id]
         self._rewire(now)
         self.advance(now)
         return True
@@ -703,7 +906,11 @@ class Admission:
         """The constraints have changed: find out anew what every line wants."""
         rules = self._rules.values()
         self._sort_mortal()
-        self.timed = bool(self._mortal) or any(isinstance(rule, Rate) for rule in rules)
+        self.timed = (
+            bool(self._mortal)
+            or bool(self._refills)
+            or any(isinstance(rule, Rate) for rule in rules)
+        )
         self._wants.clear()
         for listener in list(self.listeners.values()):
             listener()
@@ -712,11 +919,16 @@ class Admission:
                 thing.queues.clear()
             for rate in line.wants.rates:
                 rate.families.clear()
+        for refill in self._refills:
+            refill.lines.clear()
+            refill.shut = False
         for rule in rules:
             rule.lines = 0
         self._families.clear()
         self._openings.clear()
         self._agenda.clear()
+        if self._unstarted:
+            self._look_again(now)
         for line in self._lines.values():
             self._place(line, now)
 
@@ -732,7 +944,7 @@ class Admission:
         waiting = dict.fromkeys(self._rules.values(), 0)
         longest = {rule: rule.longest for rule in waiting}
         for line in self._lines.values():
-            waited = now - next(iter(line.waiters)).since
+            waited = now - line.head.since
             for rule in line.wants.rules:
                 waiting[rule] += len(line.waiters)
                 longest[rule] = max(longest[rule], waited)
@@ -741,17 +953,22 @@ class Admission:
             for rule in waiting
         }
 
+    def free(self, now: float) -> dict[str, Exact]:
+        """What is left of each capacity, by name."""
+        return {name: each.free_at(now) for name, each in self.capacities.items()}
+
     def parked_of(self, owner: object) -> list[Ticket]:
         """The parked requests of one owner."""
         lines = self._lines.values()
         return [ticket for line in lines for ticket in line.waiters if ticket.owner is owner]
 
 
-def _place_of(definition: GlobalConstraint) -> tuple[str, str]:
-    return definition.scope, definition.type
+def _line_key(ticket: Ticket) -> LineKey:
+    capacities = tuple([capacity for capacity, _ in ticket.amounts])
+    return ticket.name, capacities, tuple([refill for refill, _ in ticket.weights])
 
 
-def _rank(need: tuple[Capacity, Exact]) -> int:
+def _rank(need: tuple[Capacity | Refill, Exact]) -> int:
     return need[0].rank
 
 

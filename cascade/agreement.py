@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from cascade.amounts import Rate
 from cascade.events import (
     Event,
     ResourceAcquired,
@@ -120,8 +121,9 @@ class Recorder:
             if each.running or each.waiting:
                 left[f"constraint {name}"] = f"{each.running} running, {each.waiting} waiting"
         for name, free in statistics.free.items():
-            if float(free) != float(capacity.get(name, 0)):
-                left[f"capacity {name}"] = f"{free} of {capacity.get(name)} free"
+            total = capacity.get(name, 0)
+            if not isinstance(total, Rate) and float(free) != float(total):
+                left[f"capacity {name}"] = f"{free} of {total} free"
         for name, open_ones in self.seen.resources.items():
             if name.startswith("open ") and open_ones:
                 left[name] = str(open_ones)

@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, Literal
 
-from cascade.constraints import Exact, GlobalConstraint, checked_capacity, exact, parse_scope
+from cascade.amounts import Exact, Rate, checked_capacity, exact, most_of
+from cascade.constraints import GlobalConstraint, parse_scope
 from cascade.errors import CascadeError, did_you_mean
 from cascade.expressions import Expression
 from cascade.inputs import Inputs, Param
@@ -48,7 +49,7 @@ def check(
     target: Any,
     *,
     resources: Iterable[ResourceDefinition] = (),
-    capacity: Mapping[str, float] | None = None,
+    capacity: Mapping[str, float | Rate] | None = None,
     constraints: Iterable[GlobalConstraint] = (),
 ) -> list[Finding]:
     """All findings about `target`, errors first, else in plan order.
@@ -88,7 +89,7 @@ def check(
 
 
 def check_limits(
-    target: Any, capacity: Mapping[str, float], constraints: Iterable[GlobalConstraint]
+    target: Any, capacity: Mapping[str, float | Rate], constraints: Iterable[GlobalConstraint]
 ) -> list[Finding]:
     """Limits that limit nothing, as far as the tasks are known before anything runs."""
     try:
@@ -172,17 +173,19 @@ class _Checks:
                 yield Finding("error", f"resource {name!r}", str(error))
 
     def demands(
-        self, given: Mapping[str, float], capacity: Mapping[str, Exact]
+        self, given: Mapping[str, float | Rate], capacity: Mapping[str, Exact | Rate]
     ) -> Iterator[Finding]:
         """Amounts that the capacity can never meet."""
         for slot, where in self._ids():
             for name, kind, amount in slot.amounts:
-                if kind is not None and name in capacity and exact(amount) > capacity[name]:
+                if kind is None or name not in capacity:
+                    continue
+                if exact(amount) > most_of(capacity[name]):
                     message = f"it takes {name}={amount}, more than there is ({given[name]})"
                     yield Finding("error", where, message)
 
     def idle_limits(
-        self, capacity: Mapping[str, float], constraints: Iterable[GlobalConstraint]
+        self, capacity: Mapping[str, float | Rate], constraints: Iterable[GlobalConstraint]
     ) -> Iterator[Finding]:
         """Capacity that no task takes, and scopes that no task is in."""
         taken = {name for slot, _ in self._ids() for name, _, _ in slot.amounts}

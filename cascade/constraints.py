@@ -9,31 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import translate
 from fractions import Fraction
-from functools import lru_cache
-from numbers import Rational
+from operator import index
 from typing import Any, Literal, Protocol
 
-ConstraintType = Literal["pause", "concurrency", "rate_limit"]
+from cascade.amounts import Exact, exact, parse_rate
 
-# int where the value is whole, because int arithmetic is several times faster.
-Exact = int | Fraction
+ConstraintType = Literal["pause", "concurrency", "rate_limit"]
 
 _PARAMS: Mapping[str, Mapping[str, object]] = {
     "pause": {},
     "concurrency": {"limit": None},
     "rate_limit": {"rate": None, "burst": 1},
 }
-_UNITS: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600}
-# A number beyond these powers of ten would cost seconds and megabytes to hold exactly.
-_MAX_EXPONENT = 400
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalConstraint:
-    """One constraint on the tasks of an engine, replaced by the next of its scope and type.
+    """One constraint on the tasks of an engine, replaced by the next of its id.
 
     `scope` is `"global"` or `"task:<pattern>"`, the pattern as in `fnmatch.fnmatchcase`. `type`
     and `params` are `"pause"` {}, `"concurrency"` {limit} and `"rate_limit"` {rate, burst=1}.
@@ -62,7 +57,8 @@ class Statistics:
     """`parked` and `free` are now; the other numbers count since the engine was made.
 
     `grants`: starts admitted by at least one constraint or amount. `wakeups`: parked ones resumed.
-    `timers`: deadlines set. `constraints` is by id, `free` is by the name of the capacity.
+    `timers`: deadlines set. `constraints` is by id, `free` is by the name of the capacity; of one
+    that refills it is what may be taken now, negative after more was charged than there was.
     """
 
     parked: int
@@ -71,99 +67,6 @@ class Statistics:
     timers: int
     constraints: Mapping[str, ConstraintStatistics]
     free: Mapping[str, Exact]
-
-
-def exact(value: object) -> Exact:
-    """The exact value of a finite number; a float counts as the decimal it prints as.
-
-    `TypeError` for what is no number (bool too), `ValueError` for nan, inf and numbers beyond
-    10**400.
-
-    >>> sum([exact(0.1)] * 10)
-    Fraction(1, 1)
-    """
-    if type(value) is int:
-        return value
-    if isinstance(value, float):
-        return _of_decimal(float.__repr__(value))
-    if isinstance(value, Decimal):
-        return _of_decimal(str(value))
-    if isinstance(value, bool) or not isinstance(value, Rational):
-        raise TypeError("not a number")
-    return _whole_or_fraction(Fraction(int(value.numerator), int(value.denominator)))
-
-
-@lru_cache(maxsize=1024)
-def _of_decimal(text: str) -> Exact:
-    number = Decimal(text)
-    if not number.is_finite() or (number and abs(number.adjusted()) > _MAX_EXPONENT):
-        raise ValueError("out of range")
-    return _whole_or_fraction(Fraction(number))
-
-
-def _whole_or_fraction(value: Fraction) -> Exact:
-    return value.numerator if value.denominator == 1 else value
-
-
-def checked_amount(task_name: str, resource: str, value: object) -> Exact:
-    """The exact amount above 0 that a task asks for; `ValueError` names task and amount."""
-    try:
-        amount = exact(value)
-    except (TypeError, ValueError):
-        amount = 0
-    if amount > 0:
-        return amount
-    raise ValueError(
-        f"task {task_name!r} asks for {value!r} of {resource!r}; "
-        "an amount is a finite number above 0 (int, float, Decimal or Fraction)"
-    )
-
-
-def checked_capacity(resources: Mapping[str, object] | None) -> dict[str, Exact]:
-    """The exact capacities of `system_resources`, each a finite number not below 0."""
-    if resources is not None and not isinstance(resources, Mapping):
-        raise TypeError(f"system_resources={resources!r} must be a dict of amounts by name")
-    capacities: dict[str, Exact] = {}
-    for name, value in (resources or {}).items():
-        try:
-            capacity = exact(value)
-        except (TypeError, ValueError):
-            capacity = -1
-        if not isinstance(name, str) or capacity < 0:
-            raise ValueError(
-                f"system_resources gives {name!r} the capacity {value!r}; "
-                "write a name and a finite number not below 0"
-            )
-        capacities[name] = capacity
-    return capacities
-
-
-def parse_rate(rate: object) -> Fraction:
-    """Starts per second, exactly, from a number or a text such as "10/s", "30/m" or "5/h".
-
-    >>> parse_rate("30/m")
-    Fraction(1, 2)
-    """
-    number, seconds = rate, 1
-    if isinstance(rate, str):
-        text, _, unit = rate.partition("/")
-        if unit.strip() not in _UNITS:
-            raise ValueError(f'the rate {rate!r} has no known unit; write "10/s", "30/m" or "5/h"')
-        seconds = _UNITS[unit.strip()]
-        try:
-            number = Decimal(text.strip())
-        except InvalidOperation:
-            number = None
-    try:
-        value = exact(number)
-    except (TypeError, ValueError):
-        value = 0
-    if value <= 0:
-        raise ValueError(
-            f"the rate {rate!r} is not a finite number above 0; "
-            'write starts per second, or "10/s", "30/m", "5/h"'
-        )
-    return Fraction(value) / seconds
 
 
 def parse_scope(scope: object) -> Callable[[str], object]:
@@ -205,17 +108,22 @@ def checked(constraint: GlobalConstraint) -> GlobalConstraint:
         raise ValueError(f"a {kind!r} constraint has the params {list(known)}, not {params!r}")
     filled = {name: params.get(name, default) for name, default in known.items()}
     if kind == "concurrency":
-        _check_count("limit", filled["limit"])
+        filled["limit"] = _count("limit", filled["limit"])
     elif kind == "rate_limit":
         parse_rate(filled["rate"])
-        _check_count("burst", filled["burst"])
+        filled["burst"] = _count("burst", filled["burst"])
     _check_ttl(ttl)
     return GlobalConstraint(identity, scope, kind, filled, ttl)
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _count(name: str, value: object) -> int:
+    try:
+        number = 0 if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"the {name} {value!r} is not a whole number from 1 up")
+    return number
 
 
 def _check_ttl(ttl: object) -> None:
@@ -235,6 +143,7 @@ class ConstraintHost(Protocol):
     def set_constraint(self, constraint: GlobalConstraint) -> None: ...
     def remove_constraint(self, id: str) -> bool: ...
     def remove_pause(self, scope: str) -> bool: ...
+    def charge(self, name: str, amount: object) -> None: ...
     def active_constraints(self) -> tuple[GlobalConstraint, ...]: ...
     def statistics(self) -> Statistics: ...
 
@@ -243,10 +152,11 @@ class ConstraintManager:
     """Changes at run time: each takes effect at once and wakes exactly the tasks it frees.
 
     Call it from anywhere on the event loop of the runs; from another thread through
-    `anyio.from_thread.run_sync`. Scopes are `"global"` and `"task:<pattern>"`; the last write
-    for a scope and type wins. A limit counts the tasks it admitted and keeps its count when it is
-    replaced; nothing running is stopped. A `ttl` (seconds) given outside an event loop counts from
-    the start of the next run. What is malformed is a `ValueError` and changes nothing.
+    `anyio.from_thread.run_sync`. Scopes are `"global"` and `"task:<pattern>"`. The last write for
+    an `id` wins; without one, a scope and type have one id, and several with ids of their own hold
+    together. A limit counts the tasks it admitted and keeps its count when it is replaced; nothing
+    running is stopped. A `ttl` (seconds) given outside an event loop counts from the start of the
+    next run. What is malformed is a `ValueError` and changes nothing.
     """
 
     __slots__ = ("_host",)
@@ -254,18 +164,20 @@ class ConstraintManager:
     def __init__(self, host: ConstraintHost) -> None:
         self._host = host
 
-    def pause(self, scope: str, ttl: float | None = None) -> str:
+    def pause(self, scope: str, ttl: float | None = None, *, id: str | None = None) -> str:
         """Start no more tasks of the scope until `resume`, or for `ttl` seconds; returns the id."""
-        return self._set(scope, "pause", {}, ttl)
+        return self._set(scope, "pause", {}, ttl, id)
 
     def resume(self, scope: str) -> bool:
-        """End the pause that was given for exactly this scope; tells whether there was one."""
+        """End all pauses that were given for exactly this scope; tells whether there was one."""
         parse_scope(scope)
         return self._host.remove_pause(scope)
 
-    def limit_concurrency(self, scope: str, limit: int, ttl: float | None = None) -> str:
+    def limit_concurrency(
+        self, scope: str, limit: int, ttl: float | None = None, *, id: str | None = None
+    ) -> str:
         """At most `limit` tasks of the scope at a time; returns the constraint's id."""
-        return self._set(scope, "concurrency", {"limit": limit}, ttl)
+        return self._set(scope, "concurrency", {"limit": limit}, ttl, id)
 
     def limit_rate(
         self,
@@ -273,15 +185,27 @@ class ConstraintManager:
         rate: float | Decimal | Fraction | str,
         burst: int = 1,
         ttl: float | None = None,
+        *,
+        id: str | None = None,
     ) -> str:
         """At most `rate * w + burst` starts in any window of w seconds; returns the id.
 
-        `rate` is a number per second or a text such as "10/s", "30/m" or "5/h".
+        `rate` is a number per second or a text such as "10/s", "30/m" or "5/h". Several windows on
+        one scope, 10 a second and 1000 an hour, say, need an `id` each.
         """
-        return self._set(scope, "rate_limit", {"rate": rate, "burst": burst}, ttl)
+        return self._set(scope, "rate_limit", {"rate": rate, "burst": burst}, ttl, id)
+
+    def charge(self, name: str, amount: float | Decimal | Fraction) -> None:
+        """Take `amount` more of a capacity that refills (a `Rate`), or give back a negative one.
+
+        For what a start turned out to cost beside what it took. More than there is may be taken:
+        the next start waits until that has been refilled too. What is given back fills it up to
+        its burst. `ValueError` for a name whose capacity is no `Rate`, and for what is no number.
+        """
+        self._host.charge(name, amount)
 
     def update(self, constraint: GlobalConstraint) -> str:
-        """Put a constraint in force; it replaces those of its id and of its scope and type."""
+        """Put a constraint in force; it replaces the one of its id."""
         ready = checked(constraint)
         self._host.set_constraint(ready)
         return ready.id
@@ -291,7 +215,7 @@ class ConstraintManager:
         return self._host.remove_constraint(id)
 
     def active(self) -> tuple[GlobalConstraint, ...]:
-        """The constraints in force, in the order in which their scopes and types came."""
+        """The constraints in force, in the order in which their ids came."""
         return self._host.active_constraints()
 
     def statistics(self) -> Statistics:
@@ -304,5 +228,8 @@ class ConstraintManager:
         """
         return self._host.statistics()
 
-    def _set(self, scope: str, kind: ConstraintType, params: dict[str, Any], ttl: Any) -> str:
-        return self.update(GlobalConstraint(f"{kind}:{scope}", scope, kind, params, ttl))
+    def _set(
+        self, scope: str, kind: ConstraintType, params: dict[str, Any], ttl: Any, id: str | None
+    ) -> str:
+        name = f"{kind}:{scope}" if id is None else id
+        return self.update(GlobalConstraint(name, scope, kind, params, ttl))

@@ -236,11 +236,19 @@ def _policies(slot: Slot) -> dict[str, Any]:
 
 def _retry(retry: RetryPolicy) -> dict[str, Any]:
     kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+    delay = retry.delay
     return {
         "max_attempts": retry.max_attempts,
-        "delay": retry.delay,
+        "delay": _function_name(delay) if callable(delay) else delay,
         "backoff": retry.backoff,
         "max_delay": retry.max_delay,
         "jitter": retry.jitter,
-        "on": [type_name(kind) for kind in kinds],
+        "on": [
+            type_name(kind) if isinstance(kind, type) else _function_name(kind) for kind in kinds
+        ],
     }
+
+
+def _function_name(function: object) -> str:
+    name = getattr(function, "__qualname__", None)
+    return f"{name}()" if isinstance(name, str) else type_name(type(function))

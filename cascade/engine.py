@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, over
 import anyio
 from anyio.lowlevel import current_token
 
+from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder
 from cascade.constraints import ConstraintManager, GlobalConstraint
 from cascade.events import MessageBus
@@ -90,7 +91,7 @@ class Engine:
         executor: Executor | None = None,
         bus: MessageBus | None = None,
         state_backend: StateBackend | None = None,
-        system_resources: Mapping[str, float] | None = None,
+        system_resources: Mapping[str, float | Rate] | None = None,
         constraints: Iterable[GlobalConstraint] = (),
         tail_calls: TailCalls = "follow",
         plan_cache_size: int = 1024,
@@ -250,7 +251,7 @@ class RunAsyncOptions(TypedDict, total=False):
 
     params: Mapping[str, Any] | None
     use_vm: bool
-    system_resources: Mapping[str, float] | None
+    system_resources: Mapping[str, float | Rate] | None
     constraints: Iterable[GlobalConstraint]
     resources: Iterable[ResourceDefinition]
     executor: Executor | None
@@ -276,7 +277,7 @@ async def run_async(
     *,
     params: Mapping[str, Any] | None = None,
     use_vm: bool = False,
-    system_resources: Mapping[str, float] | None = None,
+    system_resources: Mapping[str, float | Rate] | None = None,
     constraints: Iterable[GlobalConstraint] = (),
     resources: Iterable[ResourceDefinition] = (),
     executor: Executor | None = None,
@@ -318,7 +319,7 @@ def run(
     use_vm: bool = False,
     backend: str = "asyncio",
     backend_options: Mapping[str, Any] | None = None,
-    system_resources: Mapping[str, float] | None = None,
+    system_resources: Mapping[str, float | Rate] | None = None,
     constraints: Iterable[GlobalConstraint] = (),
     resources: Iterable[ResourceDefinition] = (),
     executor: Executor | None = None,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anyio import current_time
 
+from cascade.amounts import checked_amount
 from cascade.errors import DependencyMissingError, RouteNotFoundError
 from cascade.events import TaskSkipped
-from cascade.expressions import check_amount
 from cascade.plan import Plan
 from cascade.processor import CONTROL, Call
 from cascade.structure import RESOURCE, Ref, Slot, Structure
@@ -242,7 +242,7 @@ class PlannedEvaluation(EvaluationPlace):
         for name, amount in amounts.items():
             if isinstance(amount, Deferred):
                 raise amount.refused(f"the amount {name!r} of task {slot.name!r}")
-            check_amount(slot.name, name, amount)
+            checked_amount(slot.name, name, amount)
         return amounts
 
     def _call(self, slot: Slot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
-from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
-from fractions import Fraction
 from inspect import isasyncgenfunction, iscoroutinefunction, isfunction
-from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
 
+from cascade.amounts import checked_amount
 from cascade.errors import did_you_mean
-from cascade.plain import brief
-from cascade.retry import ExceptionTypes, RetryPolicy, check_number
+from cascade.retry import Delay, RetryOn, RetryPolicy, check_number
 
 if TYPE_CHECKING:
     from typing import Self
@@ -200,19 +197,22 @@ class Lazy(Expression[T_co]):
     def with_retry(
         self,
         max_attempts: int = 3,
-        delay: float = 0.0,
+        delay: Delay = 0.0,
         backoff: float = 1.0,
         *,
         max_delay: float | None = None,
         jitter: float = 0.0,
-        on: ExceptionTypes = Exception,
+        on: RetryOn = Exception,
     ) -> Self:
         """A failed attempt is followed by another, `max_attempts` executions in all.
 
         The delay before it is `delay * backoff**k` seconds (k counts the retries from 0), at most
-        `max_delay`, plus up to `jitter` of itself at random. Only exceptions of `on` (a class or
-        a tuple of them) are retried, cancellation never. On a map, each item has its own
-        attempts. Raises `ValueError` for numbers out of range, `TypeError` for another `on`.
+        `max_delay`, plus up to `jitter` of itself at random. Or `delay` is a function
+        `(error, attempt) -> seconds | None`, asked after each failed attempt (None: no more), and
+        `backoff`, `max_delay` and `jitter` are left out. Only exceptions of `on` are retried: a
+        class or a tuple of them, which a group matches if all its leaves do, or a function
+        `(error) -> bool`. Cancellation never is. On a map, each item has its own attempts. Raises
+        `ValueError` for numbers out of range, `TypeError` for another `on` or `delay`.
         """
         self._own_policies().retry = RetryPolicy(
             max_attempts, delay, backoff, max_delay, jitter, on
@@ -266,7 +266,7 @@ class Lazy(Expression[T_co]):
         """
         for name, amount in amounts.items():
             if not isinstance(amount, Expression):
-                check_amount(self.task.name, name, amount)
+                checked_amount(self.task.name, name, amount)
         policies = self._own_policies()
         policies.amounts = {**policies.amounts, **amounts}
         return self
@@ -480,18 +480,6 @@ def _refuse_task(value: object, where: str) -> None:
     """Raise `TypeError` for a Task that was meant to be called: a Task itself is always true."""
     if getattr(type(value), "is_task", False):
         raise TypeError(f"{value!r} as {where} is a task, not a call of one; write task(...)")
-
-
-def check_amount(task_name: str, name: str, amount: object) -> None:
-    """Raise `ValueError` unless `amount` is a finite number above 0."""
-    is_number = isinstance(amount, int | float | Decimal | Fraction) and not isinstance(
-        amount, bool
-    )
-    if not is_number or not isfinite(amount) or amount <= 0:  # type: ignore[arg-type, operator]
-        raise ValueError(
-            f"task {task_name!r} wants {name}={brief(amount)}; an amount is a finite number above "
-            "0, or an expression that gives one"
-        )
 
 
 def unknown_names(what: str, names: list[str], known: list[str]) -> str:

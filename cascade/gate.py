@@ -13,6 +13,7 @@ withdraw a grant whose `resume` is still to come (which is then not called), and
     ticket = gate.ask(session, name, amounts, resume)     or    await gate.acquire(session, ...)
     (parked: publish ticket.reason, wait for resume; cancelled: gate.withdraw(ticket))
     gate.start(ticket)          the moment the task starts: here its tokens are taken
+    (False: the constraints changed after the grant, and it is parked again: wait for resume)
     gate.give_back(ticket)      after the attempt
 
 Tokens are taken at the start, not at the grant, so that a rate holds for the starts themselves,
@@ -158,7 +159,9 @@ class Gate:
         amounts: Mapping[str, object] | None,
         resume: Callable[[], object],
     ) -> Ticket:
-        """A ticket, granted at once or parked until `resume()` is called, exactly once.
+        """A ticket, granted at once or parked until `resume()` is called.
+
+        It is called once, and once more after each `start` that says False.
 
         A parked one names in `ticket.reason` what blocked it. `ValueError` for amounts that are
         malformed or more than the capacity; nothing is taken then.
@@ -211,23 +214,23 @@ class Gate:
         Granted at once, it does not yield to other tasks.
         """
         ticket = self.ask(session, name, amounts, _nothing)
-        if not ticket.parked:
-            return ticket
-        granted = anyio.Event()
-        ticket.resume = granted.set
         try:
-            await granted.wait()
-            # An event that is set lets its waiter go on though it has been cancelled meanwhile.
-            await checkpoint_if_cancelled()
+            while ticket.parked:
+                ticket.woken = False
+                granted = anyio.Event()
+                ticket.resume = granted.set
+                await granted.wait()
+                # An event that is set lets its waiter go on though it has been cancelled meanwhile.
+                await checkpoint_if_cancelled()
         except BaseException:
             self.withdraw(ticket)
             raise
         return ticket
 
-    def start(self, ticket: Ticket) -> None:
+    def start(self, ticket: Ticket) -> bool:
         """The task of a granted ticket starts now; without this its tokens stay reserved.
 
-        To be called as soon as the task goes on after its grant. What takes long before the call
+        False if it may not any more: it is parked again, and will be resumed again. To be called as soon as the task goes on after its grant. What takes long before the call
         itself, such as setting up resources, comes after it, lest others wait for it in vain.
         """
         state = self._state
@@ -235,6 +238,10 @@ class Gate:
             state.start(ticket, self._now())
             if state.parked or state.granted:
                 self._settle()
+        if not ticket.parked:
+            return True
+        ticket.woken = False
+        return False
 
     def give_back(self, ticket: Ticket) -> None:
         """The attempt is over, however it ended; what it held goes to those it admits."""
@@ -267,6 +274,8 @@ class Gate:
 
     def _settle(self) -> None:
         """Set the timer, then resume those whom the last change of state has granted."""
+        if self._state.revoked:
+            self._take_back()
         granted = self._state.granted
         if granted:
             self._state.granted = []
@@ -277,7 +286,20 @@ class Gate:
             # One that was resumed before it may have withdrawn it.
             if ticket.state == GRANTED:
                 self._wakeups += 1
-                ticket.resume()
+                if not ticket.woken:  # else it is on its way since an earlier grant
+                    ticket.woken = True
+                    ticket.resume()
+
+    def _take_back(self) -> None:
+        """Who was resumed and may not start any more waits again: its wakeup does not count."""
+        revoked, self._state.revoked = self._state.revoked, []
+        for ticket in revoked:
+            session: Session = ticket.owner
+            session.parked += 1
+            if not session.ended:
+                self._waiting[session] = None
+            if ticket.woken:
+                self._wakeups -= 1
 
     # The timer
 
@@ -356,6 +378,10 @@ class Gate:
         self._settle()
         return removed
 
+    def charge(self, name: str, amount: object) -> None:
+        self._state.charge(name, amount, self._last_time())
+        self._settle()
+
     def active_constraints(self) -> tuple[GlobalConstraint, ...]:
         self._state.advance(self._last_time())
         self._settle()
@@ -372,7 +398,7 @@ class Gate:
             wakeups=self._wakeups,
             timers=self._timers,
             constraints=MappingProxyType(state.constraint_statistics(now)),
-            free=MappingProxyType({name: each.free for name, each in state.capacities.items()}),
+            free=MappingProxyType(state.free(now)),
         )
 
     def _last_time(self) -> float:

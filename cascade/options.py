@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from cascade.constraints import GlobalConstraint, checked, checked_capacity
+from cascade.amounts import Rate, checked_capacity
+from cascade.constraints import GlobalConstraint, checked
 from cascade.expressions import NOTHING
 from cascade.forms import name_of
 from cascade.inputs import Env, Param
@@ -106,7 +107,10 @@ def _named_values(name: str, metavar: str, text: str) -> Callable[[F], F]:
 
 
 limit = _named_values(
-    "--limit", "NAME=AMOUNT", "Capacity that tasks take with_constraints, such as gpu=2."
+    "--limit",
+    "NAME=AMOUNT",
+    "Capacity that tasks take with_constraints, such as gpu=2, or tokens=90000/m:10000, "
+    "which refills at this rate up to a burst.",
 )
 _rates = _named_values(
     "--rate", "SCOPE=RATE", "At most so many starts, such as 'task:fetch*=10/s'."
@@ -121,14 +125,22 @@ def limits(command: F) -> F:
     return limit(_rates(_concurrency(command)))
 
 
-def capacity_of(limits: Mapping[str, str]) -> dict[str, float]:
+def capacity_of(limits: Mapping[str, str]) -> dict[str, float | Rate]:
     """Capacity by name; `LoadError` for what no engine would take."""
-    capacity = {name: _number(f"--limit {name}", text) for name, text in limits.items()}
     try:
+        capacity = {name: _amount(f"--limit {name}", text) for name, text in limits.items()}
         checked_capacity(capacity)
     except ValueError as error:
         raise LoadError(str(error)) from None
     return capacity
+
+
+def _amount(option: str, text: str) -> float | Rate:
+    """A number, or what refills: "RATE" or "RATE:BURST"."""
+    if "/" not in text:
+        return _number(option, text)
+    rate, colon, burst = text.partition(":")
+    return Rate(rate, _number(option, burst) if colon else 1)
 
 
 def constraints_of(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from cascade.amounts import Rate
 from cascade.constraints import GlobalConstraint, parse_scope
 from cascade.plan import Plan
 from cascade.structure import MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure, read
@@ -21,7 +22,7 @@ _LONGEST: Final = 40  # characters of a literal
 def outline(
     target: Any,
     constraints: Iterable[GlobalConstraint] = (),
-    capacity: Mapping[str, float] | None = None,
+    capacity: Mapping[str, float | Rate] | None = None,
 ) -> str:
     """A line for each node that may run, in plan order; those that only jumps lead to come last.
 
@@ -48,7 +49,7 @@ class _Outline:
         structure: Structure,
         data: tuple[Any, ...],
         constraints: Iterable[GlobalConstraint],
-        capacity: Mapping[str, float],
+        capacity: Mapping[str, float | Rate],
     ) -> None:
         self._capacity = capacity
         self._slots = structure.slots

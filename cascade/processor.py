@@ -156,8 +156,8 @@ class Processor:
         except ValueError as error:
             self._run.call_failed(call, error)
             return
-        if call.ticket is not None:
-            self._start(call)
+        if call.ticket is not None and not self._start(call):
+            return
         try:
             value = self.call_inline(call)
         except BaseException as error:
@@ -192,7 +192,11 @@ class Processor:
         """The function of an attempt has raised `error`: another attempt follows, or none."""
         self.finished(call, "Failed", error)
         self.give_back(call)
-        pause = self._pause_before_retry(call, error)
+        try:
+            pause = self._pause_before_retry(call, error)
+        except BaseException as failure:  # of a function that the user gave
+            self._run.call_failed(call, failure)
+            return
         if pause is None:
             self._run.call_failed(call, error)
         elif pause == 0:
@@ -242,11 +246,12 @@ class Processor:
 
     async def _attempt(self, call: Call) -> Any:
         try:
-            if self._run.gated(call):
+            if self._run.gated(call) and not self._asks_in_turn(call):
                 await self._acquire(call)
             if self._run.is_over:
                 await checkpoint_if_cancelled()
-            self._start(call)
+            while call.ticket is not None and not self._start(call):
+                await self._wait_at_gate(call.ticket)
             if not call.resources:
                 return await self._announced(call, call.args, call.kwargs)
             async with AsyncExitStack() as stack:
@@ -254,6 +259,13 @@ class Processor:
                 return await self._announced(call, args, kwargs)
         finally:
             self.give_back(call)
+
+    def _asks_in_turn(self, call: Call) -> bool:
+        """Whether it is an inline sync call that passes the gate when its turn comes, and no
+        sooner: what others do before may keep it from starting."""
+        task = call.slot.task
+        inline = not task.is_async and task.mode == "inline" and self._executor is None
+        return inline and not call.resources
 
     async def _announced(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """One call under its timeout, between its Started and its Finished."""
@@ -342,13 +354,25 @@ class Processor:
             self.finished(call, "Succeeded" if error is None else "Failed", error)
 
     def _take_turn(self, call: Call, turn: Event) -> None:
-        if call.outcome is _ABANDONED:
+        if call.outcome is _ABANDONED or not self._may_take_turn(call):
             return
         try:
             call.outcome = self.call_inline(call), None
         except BaseException as error:
             call.outcome = None, error
         turn.set()
+
+    def _may_take_turn(self, call: Call) -> bool:
+        """Whether the gate lets it start; otherwise it is made ready again when it may."""
+        if call.resources:  # which were set up after the gate
+            return True
+        try:
+            if call.ticket is None and not self._admit(call):
+                return False
+        except ValueError as error:
+            self._run.call_failed(call, error)
+            return False
+        return call.ticket is None or self._start(call)
 
     # Steps of both paths
 
@@ -358,13 +382,15 @@ class Processor:
         if (
             retry is None
             or call.attempt >= retry.max_attempts
-            or not isinstance(error, retry.on)
             or self._run.is_over
             or is_being_cancelled()
             or self._run.is_cancelled_by(error)
+            or not retry.matches(error)
         ):
             return None
-        pause = retry.pause_after(call.attempt)
+        pause = retry.pause_after(call.attempt, error)
+        if pause is None:
+            return None
         if self._bus.listens(TaskRetrying):
             self._publish(TaskRetrying, call, call.attempt, retry.max_attempts, pause, error)
         if self._activity is not None:
@@ -453,6 +479,13 @@ class Processor:
             await admitted.wait()
             await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
 
+    async def _wait_at_gate(self, ticket: Ticket) -> None:
+        """Wait again: the constraints have changed between the grant and the start."""
+        admitted = Event()
+        ticket.resume = admitted.set
+        await admitted.wait()
+        await checkpoint_if_cancelled()
+
     def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
         ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, resume)
         if ticket is not FREE:
@@ -464,13 +497,16 @@ class Processor:
             self._activity.parked(call.slot.name, ticket.reason, call.attempt)
         return ticket
 
-    def _start(self, call: Call) -> None:
-        """The attempt starts now, with what it was granted."""
-        if call.ticket is not None:
-            self._run.tickets[call.ticket] = True
-            if self._activity is not None and call.ticket.reason is not None:
-                self._activity.resumed(call.slot.name, call.ticket.reason, call.attempt)
-            self._gate.start(call.ticket)
+    def _start(self, call: Call) -> bool:
+        """The attempt starts now, with what it was granted; False if it waits at the gate again."""
+        ticket = call.ticket
+        assert ticket is not None
+        if not self._gate.start(ticket):
+            return False
+        self._run.tickets[ticket] = True
+        if self._activity is not None and ticket.reason is not None:
+            self._activity.resumed(call.slot.name, ticket.reason, call.attempt)
+        return True
 
     def give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""

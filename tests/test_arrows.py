@@ -22,6 +22,7 @@ LAYERS = (
         "errors",
         "events",
         "retry",
+        "amounts",
         "bucket",
         "cancellation",
         "activity",

@@ -68,7 +68,7 @@ def test_no_drift_after_a_million_acquisitions_of_a_tenth() -> None:
 def test_a_malformed_amount_names_task_and_amount(amount: Any) -> None:
     state = Gate({"gpu": 2})._state
     for resource in ("gpu", "unlimited"):
-        with pytest.raises(ValueError, match=rf"'train'.*{resource!r}") as caught:
+        with pytest.raises(ValueError, match=rf"'train' wants {resource}=") as caught:
             state.ask("train", {resource: amount}, 0.0)
         assert repr(amount) in str(caught.value)
     assert state.capacities["gpu"].free == 2
@@ -170,13 +170,37 @@ def test_ids_and_what_is_active() -> None:
     assert [each.id for each in manager.active()] == [rate]
 
 
-def test_the_last_write_wins_per_scope_and_type_and_per_id() -> None:
+def test_the_last_write_wins_per_id() -> None:
     manager = Gate().constraints
     manager.limit_concurrency("global", 3)
-    assert manager.update(GlobalConstraint("mine", "global", "concurrency", {"limit": 5})) == "mine"
-    assert [(each.id, each.params) for each in manager.active()] == [("mine", {"limit": 5})]
+    manager.limit_concurrency("global", 5)
+    assert manager.update(GlobalConstraint("mine", "global", "concurrency", {"limit": 4})) == "mine"
+    assert [(each.id, each.params) for each in manager.active()] == [
+        ("concurrency:global", {"limit": 5}),
+        ("mine", {"limit": 4}),
+    ]
     manager.update(GlobalConstraint("mine", "task:a", "pause"))
-    assert manager.active() == (GlobalConstraint("mine", "task:a", "pause"),)
+    assert manager.active()[1:] == (GlobalConstraint("mine", "task:a", "pause"),)
+
+
+def test_constraints_of_one_scope_are_named_apart_by_id() -> None:
+    """`id=` of each method names a constraint that holds beside those of its scope and type."""
+    manager = Gate().constraints
+    assert manager.limit_rate("task:a", "10/s", id="burst") == "burst"
+    assert manager.limit_rate("task:a", "1000/h", 100, id="hour") == "hour"
+    assert manager.limit_concurrency("task:a", 3, id="three") == "three"
+    assert manager.pause("task:a", id="mine") == "mine"
+    assert manager.pause("task:a", ttl=5) == "pause:task:a"
+    names = ["burst", "hour", "three", "mine", "pause:task:a"]
+    assert [each.id for each in manager.active()] == names
+    assert manager.remove("mine") and not manager.remove("mine")
+    manager.pause("task:a", id="mine")
+    assert manager.resume("task:a") and not manager.resume("task:a")
+    assert [each.id for each in manager.active()] == names[:3]
+    for bad in ("", 3):
+        with pytest.raises(ValueError, match="the id"):
+            manager.pause("task:a", id=bad)  # type: ignore[arg-type]
+    assert [each.id for each in manager.active()] == names[:3]
 
 
 def test_a_resume_ends_the_pause_of_exactly_its_scope_whatever_its_id() -> None:

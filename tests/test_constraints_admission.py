@@ -244,15 +244,28 @@ def test_a_new_limit_counts_only_what_it_admitted() -> None:
     assert office.give_back(first) == ["b"]
 
 
-def test_a_limit_replaced_under_another_id_keeps_its_count() -> None:
+def test_a_limit_replaced_keeps_its_count_for_another_scope_too() -> None:
     office = Office()
     office.set("concurrency", limit=1)
     office.ask("a")
-    office.state.set(GlobalConstraint("new", "global", "concurrency", {"limit": 1}), office.now)
+    new = GlobalConstraint("concurrency:global", "task:*", "concurrency", {"limit": 1})
+    office.state.set(new, office.now)
     assert office.ask("b").parked
     statistics = office.state.constraint_statistics(office.now)
-    assert list(statistics) == ["new"]
-    assert (statistics["new"].running, statistics["new"].waiting) == (1, 1)
+    assert list(statistics) == ["concurrency:global"]
+    assert statistics["concurrency:global"].running == 1
+    assert statistics["concurrency:global"].waiting == 1
+
+
+def test_limits_of_one_scope_with_ids_of_their_own_hold_together() -> None:
+    office = Office()
+    office.set("concurrency", limit=2)
+    office.ask("a")
+    office.state.set(GlobalConstraint("new", "global", "concurrency", {"limit": 1}), office.now)
+    assert not office.ask("b").parked, "the new limit counts from 0"
+    assert office.ask("c").parked
+    assert office.state.remove("concurrency:global", office.now)
+    assert office.state.granted == [], "the new limit is full"
 
 
 def test_a_rate_replaced_keeps_its_count() -> None:

@@ -445,6 +445,10 @@ def test_one_limit_behaves_as_a_capacity_limiter(ops: list[tuple[str, int]]) -> 
                 await limiter.acquire_on_behalf_of(k)
                 by_limiter.append(k)
 
+        def admitted(k: int) -> None:
+            by_gate.append(k)
+            assert gate.start(tickets[k])
+
         async with trio.open_nursery() as nursery:
             session = gate.enter_run(nursery.start_soon)
             for step, (op, number) in enumerate(ops):
@@ -453,10 +457,10 @@ def test_one_limit_behaves_as_a_capacity_limiter(ops: list[tuple[str, int]]) -> 
                 if op == "a":
                     scopes[step] = trio.CancelScope()
                     nursery.start_soon(borrow, step, scopes[step])
-                    ticket = gate.ask(session, "t", None, partial(by_gate.append, step))
+                    ticket = gate.ask(session, "t", None, partial(admitted, step))
                     tickets[step] = ticket
                     if not ticket.parked:
-                        by_gate.append(step)
+                        admitted(step)
                 elif op == "r" and holders:
                     k = holders[number % len(holders)]
                     limiter.release_on_behalf_of(k)
