@@ -3,6 +3,7 @@
 Plain functions with `@task` build a tree of lazy results when called; `run(tree)` computes it.
 """
 
+from cascade.amounts import Rate
 from cascade.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
 from cascade.compiler import BlueprintBuilder, disassemble
 from cascade.constraints import ConstraintManager, ConstraintStatistics, GlobalConstraint
@@ -12,6 +13,7 @@ from cascade.errors import (
     CacheKeyError,
     CascadeError,
     CycleError,
+    DeadlockError,
     DependencyMissingError,
     JumpKeyError,
     JumpNotBoundError,
@@ -75,6 +77,7 @@ __all__ = [
     "ConstraintManager",
     "ConstraintStatistics",
     "CycleError",
+    "DeadlockError",
     "DependencyMissingError",
     "Edge",
     "Engine",
@@ -106,6 +109,7 @@ __all__ = [
     "Progress",
     "Recording",
     "ResourceAcquired",
+    "Rate",
     "ResourceDefinition",
     "ResourceNotFoundError",
     "ResourceReleased",

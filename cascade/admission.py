@@ -66,12 +66,13 @@ FamilyKey: TypeAlias = "tuple[tuple[Rule, ...], LineKey | None]"
 class Thing:
     """What tasks hold while they run: `free` of it is left, negative when lowered meanwhile."""
 
-    __slots__ = ("free", "label", "queues", "total")
+    __slots__ = ("ends", "free", "label", "queues", "total")
 
     def __init__(self, label: str, total: Exact) -> None:
         self.label = label
         self.total = total
         self.free = total
+        self.ends = False  # by itself, at a time
         self.queues: dict[Family, list[tuple[int, Line]]] = {}
 
     def front(self) -> Line | None:
@@ -159,12 +160,14 @@ class Limit(Rule):
     def __init__(self, definition: GlobalConstraint) -> None:
         super().__init__(definition)
         self.slots = Thing(self.label, definition.params["limit"])
+        self.slots.ends = definition.ttl is not None
 
     def replace(self, definition: GlobalConstraint) -> None:
         self.slots.free += definition.params["limit"] - self.slots.total
         self.slots.total = definition.params["limit"]
         self.define(definition)
         self.slots.label = self.label
+        self.slots.ends = definition.ttl is not None
 
 
 class Rate(Rule):
@@ -300,6 +303,11 @@ class Ticket:
     def parked(self) -> bool:
         """Whether it still waits for its grant."""
         return self.state == PARKED
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its task has started and has not ended."""
+        return self.state == STARTED
 
     def __repr__(self) -> str:
         state = ("parked", "granted", "started", "done", "unlimited")[self.state]
@@ -957,10 +965,13 @@ class Admission:
         """What is left of each capacity, by name."""
         return {name: each.free_at(now) for name, each in self.capacities.items()}
 
+    def waiting(self) -> list[Ticket]:
+        """The parked requests."""
+        return [ticket for line in self._lines.values() for ticket in line.waiters]
+
     def parked_of(self, owner: object) -> list[Ticket]:
         """The parked requests of one owner."""
-        lines = self._lines.values()
-        return [ticket for line in lines for ticket in line.waiters if ticket.owner is owner]
+        return [ticket for ticket in self.waiting() if ticket.owner is owner]
 
 
 def _line_key(ticket: Ticket) -> LineKey:

@@ -244,6 +244,29 @@ class DependencyMissingError(CascadeError, RuntimeError):
         )
 
 
+class DeadlockError(CascadeError, RuntimeError):
+    """A run inside a task of the same engine waits for what only the tasks around it hold.
+
+    `task_name` waits, `thing` is what it lacks, `holders` are the names of the tasks that hold it
+    and cannot end before the run inside them does.
+    """
+
+    def __init__(self, task_name: str, thing: str, holders: Sequence[str]) -> None:
+        self.task_name = task_name
+        self.thing = thing
+        self.holders = tuple(holders)
+        super().__init__(task_name, thing, self.holders)
+
+    def __str__(self) -> str:
+        names = ", ".join(map(repr, self.holders))
+        return (
+            f"task {self.task_name!r}, in a run inside a task of the same engine, waits for the "
+            f"{self.thing}, which is held by {names}, who cannot end before that run does; "
+            "return the expression from the task instead of running it there, or give the task "
+            "less, or the inner run an engine of its own"
+        )
+
+
 class StepLimitError(CascadeError, RuntimeError):
     """A loop reached `max_steps` executions and wanted another one."""
 

@@ -47,6 +47,7 @@ from anyio.lowlevel import RunVar, checkpoint_if_cancelled, current_token
 
 from cascade.admission import FREE, GRANTED, Admission, Ticket
 from cascade.constraints import ConstraintManager, GlobalConstraint, Statistics
+from cascade.nesting import AROUND, Around, deadlock
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 
@@ -56,10 +57,11 @@ _loop_mark: RunVar[object] = RunVar("cascade_gate_loop")
 class Session:
     """One run's presence at the gate: its `spawn`, and how many of its requests are parked."""
 
-    __slots__ = ("ended", "parked", "spawn")
+    __slots__ = ("around", "ended", "parked", "spawn")
 
-    def __init__(self, spawn: Spawn) -> None:
+    def __init__(self, spawn: Spawn, around: Around) -> None:
         self.spawn = spawn
+        self.around = around  # what tasks hold inside which the run was started
         self.parked = 0
         # Its task group is cancelled or closed: no timer can live there.
         self.ended = False
@@ -108,7 +110,8 @@ class Gate:
         self._adopt_loop()
         self._thread = get_ident()
         self._state.begin(self._seen)
-        session = Session(spawn)
+        around = tuple([ticket for ticket in AROUND.get() if ticket.is_running])
+        session = Session(spawn, around)
         self._sessions.add(session)
         return session
 
@@ -164,7 +167,8 @@ class Gate:
         It is called once, and once more after each `start` that says False.
 
         A parked one names in `ticket.reason` what blocked it. `ValueError` for amounts that are
-        malformed or more than the capacity; nothing is taken then.
+        malformed or more than the capacity, `DeadlockError` for what only the tasks around the run
+        hold; nothing is taken then.
         """
         state = self._state
         if not amounts and state.wants(name) is None:
@@ -185,9 +189,18 @@ class Gate:
             if not session.ended:
                 self._waiting[session] = None
             self._settle()
+            if session.around and ticket.parked:
+                self._refuse_deadlock(ticket)
         elif state.parked or state.granted:
             self._settle()
         return ticket
+
+    def _refuse_deadlock(self, ticket: Ticket) -> None:
+        arounds = [session.around for session in self._sessions if session.parked]
+        error = deadlock(self._state, ticket, arounds)
+        if error is not None:
+            self.withdraw(ticket)
+            raise error
 
     def start_now(self, name: str, amounts: Mapping[str, object] | None) -> Ticket | None:
         """A ticket that has started, if the request is admitted at once, else None.

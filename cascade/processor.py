@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from cascade.admission import FREE
 from cascade.cache import Hit, cache_key
 from cascade.cancellation import has_ended, is_being_cancelled, requests
-from cascade.errors import TaskTimeoutError
+from cascade.errors import DeadlockError, TaskTimeoutError
 from cascade.events import (
     TaskBlocked,
     TaskEvent,
@@ -35,6 +35,7 @@ from cascade.events import (
 from cascade.executor import call as call_locally
 from cascade.executor import called, is_awaitable
 from cascade.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
+from cascade.nesting import AROUND
 
 if TYPE_CHECKING:
     from cascade.admission import Ticket
@@ -153,7 +154,7 @@ class Processor:
         try:
             if call.ticket is None and not self._admit(call):
                 return
-        except ValueError as error:
+        except (ValueError, DeadlockError) as error:
             self._run.call_failed(call, error)
             return
         if call.ticket is not None and not self._start(call):
@@ -210,6 +211,7 @@ class Processor:
 
     async def _await_value(self, call: Call, awaitable: Any) -> None:
         """The sync function gave an awaitable: its value counts, as the same attempt."""
+        self.surround(call)
         try:
             value = await awaitable
             if self._has_requests and requests():
@@ -252,6 +254,7 @@ class Processor:
                 await checkpoint_if_cancelled()
             while call.ticket is not None and not self._start(call):
                 await self._wait_at_gate(call.ticket)
+            self.surround(call)
             if not call.resources:
                 return await self._announced(call, call.args, call.kwargs)
             async with AsyncExitStack() as stack:
@@ -331,6 +334,7 @@ class Processor:
             if error is not None:
                 raise error
             if is_awaitable(value):
+                self.surround(call)
                 value = await value
                 if self._has_requests and requests():
                     await self._run.leave_requests_behind()
@@ -369,7 +373,7 @@ class Processor:
         try:
             if call.ticket is None and not self._admit(call):
                 return False
-        except ValueError as error:
+        except (ValueError, DeadlockError) as error:
             self._run.call_failed(call, error)
             return False
         return call.ticket is None or self._start(call)
@@ -472,7 +476,7 @@ class Processor:
         admitted = Event()
         try:
             ticket = self._ask(call, admitted.set)
-        except ValueError as error:
+        except (ValueError, DeadlockError) as error:
             self._run.call_failed(call, error)  # and no retry follows
             raise
         if ticket.parked:
@@ -507,6 +511,14 @@ class Processor:
         if self._activity is not None and ticket.reason is not None:
             self._activity.resumed(call.slot.name, ticket.reason, call.attempt)
         return True
+
+    def surround(self, call: Call) -> None:
+        """Runs that the call starts from here on are inside it, as far as it holds something.
+
+        To be called in the task in which the call goes on.
+        """
+        if call.ticket is not None:
+            AROUND.set((*self._run.session.around, call.ticket))
 
     def give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""

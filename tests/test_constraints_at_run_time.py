@@ -9,8 +9,8 @@ import pytest
 import cascade as cs
 
 
-def constraint(kind, scope="task:hold", *, id="the one", ttl=None, **params):
-    return cs.GlobalConstraint(id, scope, kind, params, ttl)
+def constraint(kind, scope="task:hold", *, id=None, ttl=None, **params):
+    return cs.GlobalConstraint(id or f"{kind}:{scope}", scope, kind, params, ttl)
 
 
 def limit(count, **fields):
@@ -113,7 +113,7 @@ CHANGES = {
     ),
     "remove a pause": (
         [pause()],
-        lambda constraints: constraints.remove("the one"),
+        lambda constraints: constraints.remove(constraints.active()[0].id),
         5,
         [0.5] * 5,
     ),
@@ -141,11 +141,11 @@ CHANGES = {
         2,
         [0, 0.5, 0.5, 1, 1.5],
     ),
-    "raise a limit under another id": (
+    "a second limit under another id": (
         [limit(1)],
         lambda constraints: constraints.update(limit(3, id="another")),
-        2,
-        [0, 0.5, 0.5, 1, 1.5],
+        0,
+        [0, 1, 2, 3, 4],
     ),
     "lower a limit below the number running": (
         [limit(3)],
@@ -167,7 +167,7 @@ CHANGES = {
     ),
     "remove a limit": (
         [limit(1)],
-        lambda constraints: constraints.remove("the one"),
+        lambda constraints: constraints.remove(constraints.active()[0].id),
         4,
         [0, 0.5, 0.5, 0.5, 0.5],
     ),
@@ -180,7 +180,7 @@ CHANGES = {
     ),
     "remove a rate": (
         [rate(0.1)],
-        lambda constraints: constraints.remove("the one"),
+        lambda constraints: constraints.remove(constraints.active()[0].id),
         4,
         [0, 0.5, 0.5, 0.5, 0.5],
     ),
@@ -191,20 +191,20 @@ CHANGES = {
         [0.5] * 5,
     ),
     "a limit in place of a pause": (
-        [pause()],
-        lambda constraints: constraints.update(limit(2)),
+        [pause(id="one")],
+        lambda constraints: constraints.update(limit(2, id="one")),
         2,
         [0.5, 0.5, 1.5, 1.5, 2.5],
     ),
     "a rate in place of a pause": (
-        [pause()],
-        lambda constraints: constraints.update(rate(2, burst=2)),
+        [pause(id="one")],
+        lambda constraints: constraints.update(rate(2, burst=2, id="one")),
         2,
         [0.5, 0.5, 1, 1.5, 2],
     ),
     "a pause in place of a limit": (
-        [limit(1)],
-        lambda constraints: constraints.update(pause(ttl=1)),
+        [limit(1, id="one")],
+        lambda constraints: constraints.update(pause(ttl=1, id="one")),
         0,
         [0, 1.5, 1.5, 1.5, 1.5],
     ),
@@ -260,7 +260,7 @@ def test_removing_one_of_two_limits_leaves_the_other(inside, use_vm, hold, start
         woken = []
 
         def change(constraints):
-            constraints.remove("the one")
+            constraints.remove(constraints.active()[0].id)
 
         async with anyio.create_task_group() as group:
             group.start_soon(beside, "coroutine", engine, change, woken)
@@ -599,11 +599,11 @@ def test_statistics_tell_who_waits_for_what(inside, use_vm, hold):
             await anyio.sleep(2)
             engine.constraints.resume("task:*")
         last = engine.constraints.statistics()
-        one, other = seen.constraints["the one"], seen.constraints["pause:task:*"]
+        one, other = seen.constraints["concurrency:task:hold"], seen.constraints["pause:task:*"]
         assert (one.running, one.waiting, one.longest_wait) == (2, 3, 3)
         assert (other.running, other.waiting) == (0, 3)
         assert seen.parked == 3
-        of_last = last.constraints["the one"]
+        of_last = last.constraints["concurrency:task:hold"]
         assert (of_last.running, of_last.waiting, of_last.longest_wait) == (0, 0, 9)
         return last.grants, last.wakeups
 

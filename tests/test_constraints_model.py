@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cascade.admission import DONE, GRANTED, PARKED, STARTED, Admission, Ticket
+from cascade.amounts import Rate
 from cascade.constraints import GlobalConstraint, checked, parse_rate
 
 LONG = bool(os.environ.get("CASCADE_LONG"))
 
-CAPACITY = {"gpu": 3, "mem": 1.0}
+CAPACITY = {"gpu": 3, "mem": 1.0, "tokens": Rate(2, burst=3), "text": Rate("30/m", burst=2.5)}
 NAMES = ["a1", "a2", "b1", "c"]
 SCOPES = ["global", "task:a*", "task:a1", "task:b1", "task:*1"]
 AMOUNTS: list[Mapping[str, Any]] = [
@@ -36,6 +37,11 @@ AMOUNTS: list[Mapping[str, Any]] = [
     {"mem": 0.7},
     {"gpu": 2, "mem": 0.3},
     {"other": 5},
+    {"tokens": 1},
+    {"tokens": 3},
+    {"tokens": 2, "gpu": 1},
+    {"text": 0.3},
+    {"text": 2.5, "tokens": 1},
 ]
 RATES = [0.5, 1, 3, "120/m"]
 
@@ -84,13 +90,40 @@ class Constraint:
         return self.level - self.pending >= 1
 
 
+@dataclass(eq=False)
+class Bucket:
+    """A capacity that refills: its level, what is reserved of it, and when that was so."""
+
+    rate: Fraction
+    burst: Fraction
+    level: Fraction
+    pending: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
+
+    def free(self, now: float) -> Fraction:
+        moment = Fraction(now)
+        self.level = min(self.burst, self.level + (moment - self.last) * self.rate)
+        self.last = moment
+        return self.level - self.pending
+
+
 class Model:
     def __init__(self) -> None:
-        self.free = {name: Fraction(str(value)) for name, value in CAPACITY.items()}
+        self.free = {
+            name: Fraction(str(value))
+            for name, value in CAPACITY.items()
+            if not isinstance(value, Rate)
+        }
+        self.buckets = {
+            name: Bucket(value.per_second, Fraction(value.most), Fraction(value.most))
+            for name, value in CAPACITY.items()
+            if isinstance(value, Rate)
+        }
         self.constraints: list[Constraint] = []
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.granted: list[int] = []
+        self.unstarted: list[Request] = []  # that had to wait for their grants
 
     def of(self, request: Request, kind: str) -> list[Constraint]:
         return [
@@ -104,18 +137,33 @@ class Model:
         return bool(self.of(request, "pause")) or not all(each.has_token(now) for each in rates)
 
     def wanted(self, request: Request) -> set[Any]:
-        return {*request.amounts, *self.of(request, "concurrency")}
+        things = {name for name in request.amounts if name in self.free}
+        return {*things, *self.of(request, "concurrency")}
+
+    def dry(self, request: Request, now: float) -> set[str]:
+        """The buckets that have too little for it."""
+        return {
+            name
+            for name, amount in request.amounts.items()
+            if name in self.buckets and self.buckets[name].free(now) < amount
+        }
 
     def has_room(self, request: Request) -> bool:
         limits = self.of(request, "concurrency")
         return all(each.running < each.definition.params["limit"] for each in limits) and all(
-            self.free[name] >= amount for name, amount in request.amounts.items()
+            self.free[name] >= amount
+            for name, amount in request.amounts.items()
+            if name in self.free
         )
 
     def first_admissible(self, now: float) -> Request | None:
         claimed: set[Any] = set()
+        shut: set[str] = set()
         for request in self.waiting:
             if self.denied(request, now):
+                continue
+            if dry := self.dry(request, now) | (shut & request.amounts.keys()):
+                shut |= dry
                 continue
             wanted = self.wanted(request)
             if not wanted & claimed and self.has_room(request):
@@ -126,20 +174,70 @@ class Model:
     def settle(self, now: float) -> None:
         while (request := self.first_admissible(now)) is not None:
             self.waiting.remove(request)
-            self.running.append(request)
-            request.state = GRANTED
-            request.holds = self.of(request, "concurrency")
-            request.tokens = self.of(request, "rate_limit")
-            for limit in request.holds:
-                limit.running += 1
-            for rate in request.tokens:
-                rate.pending += 1
-            for name, amount in request.amounts.items():
-                self.free[name] -= amount
+            self.take(request)
             self.granted.append(request.number)
+            self.unstarted.append(request)
+
+    def take(self, request: Request) -> None:
+        self.running.append(request)
+        request.state = GRANTED
+        request.holds = self.of(request, "concurrency")
+        request.tokens = self.of(request, "rate_limit")
+        for limit in request.holds:
+            limit.running += 1
+        for rate in request.tokens:
+            rate.pending += 1
+        for name, amount in request.amounts.items():
+            if name in self.free:
+                self.free[name] -= amount
+            else:
+                self.buckets[name].pending += amount
+
+    def cancel(self, request: Request, now: float) -> None:
+        """Put back the tokens that were reserved for it."""
+        for rate in request.tokens:
+            rate.refill(now)
+            rate.pending -= 1
+        for name, amount in request.amounts.items():
+            if name in self.buckets:
+                self.buckets[name].pending -= amount
+
+    def look_again(self, now: float) -> None:
+        """What was granted after a wait, and has not started, must be admitted as things are."""
+        unstarted = [each for each in self.unstarted if each.state == GRANTED]
+        self.unstarted = []
+        for request in unstarted:
+            self.cancel(request, now)
+            self.release(request)
+        for request in unstarted:
+            if (
+                not self.denied(request, now)
+                and not self.dry(request, now)
+                and self.has_room(request)
+            ):
+                self.take(request)
+                self.unstarted.append(request)
+            else:
+                request.state = PARKED
+                self.waiting.append(request)
+                if request.number in self.granted:
+                    self.granted.remove(request.number)
+        self.waiting.sort(key=lambda each: each.number)
 
     def expire(self, now: float) -> None:
+        before = len(self.constraints)
         self.constraints = [each for each in self.constraints if each.expires_at > now]
+        if len(self.constraints) < before:
+            self.look_again(now)
+
+    def charge(self, name: str, amount: Fraction, now: float) -> None:
+        self.expire(now)
+        bucket = self.buckets[name]
+        bucket.free(now)
+        bucket.level = min(bucket.burst, bucket.level - amount)
+        if any(name in each.amounts for each in self.unstarted if each.state == GRANTED):
+            self.look_again(now)
+        self.advance(now)
 
     def advance(self, now: float) -> None:
         self.expire(now)
@@ -149,6 +247,8 @@ class Model:
         self.advance(now)
         self.waiting.append(request)
         self.settle(now)
+        if request in self.unstarted:  # it did not wait
+            self.unstarted.remove(request)
 
     def start(self, request: Request, now: float) -> None:
         if request.state == GRANTED:
@@ -157,6 +257,12 @@ class Model:
                 rate.refill(now)
                 rate.pending -= 1
                 rate.level -= 1
+            for name, amount in request.amounts.items():
+                if name in self.buckets:
+                    bucket = self.buckets[name]
+                    bucket.free(now)
+                    bucket.pending -= amount
+                    bucket.level -= amount
         self.advance(now)
 
     def release(self, request: Request) -> None:
@@ -165,7 +271,8 @@ class Model:
         for limit in request.holds:
             limit.running -= 1
         for name, amount in request.amounts.items():
-            self.free[name] += amount
+            if name in self.free:
+                self.free[name] += amount
 
     def give_back(self, request: Request, now: float) -> None:
         if request.state == GRANTED:
@@ -179,27 +286,20 @@ class Model:
             request.state = DONE
             self.waiting.remove(request)
         elif request.state == GRANTED:
-            for rate in request.tokens:
-                rate.refill(now)
-                rate.pending -= 1
+            self.cancel(request, now)
             self.release(request)
         self.advance(now)
 
     def set(self, definition: GlobalConstraint, now: float) -> None:
         self.expire(now)
-        same_place = [
-            each
-            for each in self.constraints
-            if (each.definition.scope, each.definition.type) == (definition.scope, definition.type)
-        ]
-        self.constraints = [
-            each
-            for each in self.constraints
-            if each in same_place or each.definition.id != definition.id
-        ]
+        same = [each for each in self.constraints if each.definition.id == definition.id]
+        position = self.constraints.index(same[0]) if same else len(self.constraints)
+        if same and same[0].definition.type != definition.type:
+            del self.constraints[position]
+            same = []
         expires_at = float("inf") if definition.ttl is None else now + definition.ttl
-        if same_place:
-            old = same_place[0]
+        if same:
+            old = same[0]
             if definition.type == "rate_limit":
                 old.refill(now)
                 taken = old.burst - old.level
@@ -209,7 +309,8 @@ class Model:
         else:
             new = Constraint(definition, expires_at, last=Fraction(now))
             new.level = Fraction(definition.params.get("burst", 0))
-            self.constraints.append(new)
+            self.constraints.insert(position, new)
+        self.look_again(now)
         self.advance(now)
 
     def remove(self, id: str, now: float) -> bool:
@@ -217,6 +318,8 @@ class Model:
         before = len(self.constraints)
         self.constraints = [each for each in self.constraints if each.definition.id != id]
         found = len(self.constraints) < before
+        if found:
+            self.look_again(now)
         self.advance(now)
         return found
 
@@ -296,6 +399,11 @@ class Pair:
         self.real.set(ready, self.now)
         self.compare()
 
+    def charge(self, name: str, amount: int | float) -> None:
+        self.model.charge(name, Fraction(str(amount)), self.now)
+        self.real.charge(name, amount, self.now)
+        self.compare()
+
     def remove(self, id: str) -> None:
         assert self.model.remove(id, self.now) == self.real.remove(id, self.now)
         self.compare()
@@ -310,14 +418,20 @@ class Pair:
         granted = [self.numbers[ticket] for ticket in self.real.granted]
         assert granted == self.model.granted
         self.real.granted.clear()
+        assert all(ticket.state != DONE for ticket in self.real.revoked)
+        self.real.revoked.clear()
         self.model.granted.clear()
         for number, (request, ticket) in list(self.requests.items()):
             assert request.state == ticket.state, (number, request, ticket)
             if request.state == DONE:
                 del self.requests[number], self.numbers[ticket]
         assert self.real.parked == len(self.model.waiting)
-        free = {name: each.free for name, each in self.real.capacities.items()}
-        assert free == self.model.free
+        buckets = {name: each.free(self.now) for name, each in self.model.buckets.items()}
+        free = self.real.free(self.now)
+        assert {name: free[name] for name in self.model.free} == self.model.free
+        for name, level in buckets.items():
+            # Times between ticks of 2**-64 s are rounded up.
+            assert abs(free[name] - level) < Fraction(1, 2**50)
         statistics = self.real.constraint_statistics(self.now)
         assert list(statistics) == [each.definition.id for each in self.model.constraints]
         assert self.real.active() == tuple(each.definition for each in self.model.constraints)
@@ -408,6 +522,13 @@ class AgainstTheModel(RuleBasedStateMachine):
     def remove(self, kind: str, scope: str) -> None:
         self.pair.remove(f"{kind}:{scope}")
 
+    @rule(
+        name=st.sampled_from(["tokens", "text"]),
+        amount=st.sampled_from([1, 0.5, 4, -0.25, -1, -9]),
+    )
+    def charge(self, name: str, amount: float) -> None:
+        self.pair.charge(name, amount)
+
     @rule(eighths=st.integers(1, 12))
     def wait(self, eighths: int) -> None:
         self.pair.advance(self.pair.now + eighths / 8)
@@ -469,6 +590,8 @@ def test_a_random_walk_agrees_with_the_model(seed: int) -> None:
             ttl = chance.choice([None, 0.5, 2.0])
             id = chance.choice([f"{kind}:{scope}", f"{kind}:{scope}", "x"])
             pair.set(GlobalConstraint(id, scope, kind, choices[kind], ttl))
+        elif doing < 0.86:
+            pair.charge(chance.choice(["tokens", "text"]), chance.choice([1, 4, -0.25, -9]))
         elif doing < 0.90:
             if active := pair.real.active():
                 pair.remove(chance.choice(active).id)

@@ -13,12 +13,14 @@ def pause(scope="task:work", *, id="the pause", ttl=None):
     return cs.GlobalConstraint(id, scope, "pause", {}, ttl)
 
 
-def limit(count, scope="task:work", *, id="the limit", ttl=None):
-    return cs.GlobalConstraint(id, scope, "concurrency", {"limit": count}, ttl)
+def limit(count, scope="task:work", *, id=None, ttl=None):
+    params = {"limit": count}
+    return cs.GlobalConstraint(id or f"concurrency:{scope}", scope, "concurrency", params, ttl)
 
 
-def rate(per_second, scope="task:work", *, id="the rate", burst=1, ttl=None):
-    return cs.GlobalConstraint(id, scope, "rate_limit", {"rate": per_second, "burst": burst}, ttl)
+def rate(per_second, scope="task:work", *, id=None, burst=1, ttl=None):
+    params = {"rate": per_second, "burst": burst}
+    return cs.GlobalConstraint(id or f"rate_limit:{scope}", scope, "rate_limit", params, ttl)
 
 
 @pytest.fixture
@@ -59,9 +61,9 @@ def test_constraints_of_run_async_and_of_an_engine(inside, use_vm, work, starts)
     assert starts == [0, 1, 2, 3]
 
 
-def test_the_last_of_a_scope_and_type_counts(run, work, starts):
-    """Also within the list that is given; other scopes and types are beside it."""
-    constraints = [limit(1), limit(9, "global", id="global"), limit(3, id="another")]
+def test_the_last_of_an_id_counts(run, work, starts):
+    """Also within the list that is given; those of other ids are beside it."""
+    constraints = [limit(1), limit(9, "global", id="global"), limit(9, id="beside"), limit(3)]
     run([work() for _ in range(5)], constraints=constraints)
     assert starts == [0, 0, 0, 1, 1]
 

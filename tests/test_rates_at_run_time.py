@@ -35,7 +35,7 @@ RATES = {
 
 def limit_rate(rate, burst=1, scope="task:work", **fields):
     params = {"rate": rate, "burst": burst}
-    return cs.GlobalConstraint(f"rate of {scope}", scope, "rate_limit", params, **fields)
+    return cs.GlobalConstraint(f"rate_limit:{scope}", scope, "rate_limit", params, **fields)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ PAGES = (
         "Constraints",
         "Who may start, and when. How-to: [limits](../how-to/limits.md). Why: [constraint "
         "wakeups](../explanation/constraint-wakeups.md).",
-        ("ConstraintManager", "GlobalConstraint", "ConstraintStatistics"),
+        ("ConstraintManager", "GlobalConstraint", "Rate", "ConstraintStatistics"),
     ),
     Page(
         "resources.md",
@@ -105,7 +105,7 @@ PAGES = (
         (
             *("CascadeError", "CycleError", "MissingParameterError", "ResourceNotFoundError"),
             *("RouteNotFoundError", "JumpKeyError", "JumpNotBoundError", "TargetNotFoundError"),
-            *("StaticGraphError", "StepLimitError", "TaskTimeoutError", "CacheKeyError"),
+            *("StaticGraphError", "StepLimitError", "TaskTimeoutError", "DeadlockError", "CacheKeyError"),
             *("DependencyMissingError", "VerifyError"),
         ),
     ),

@@ -83,6 +83,7 @@ class Site:
 
     async def _awaited(self, *args: Any, **kwargs: Any) -> Any:
         call, processor = self._begin(args, kwargs), self._processor
+        processor.surround(call)
         processor.started(call)
         try:
             value = await call.slot.task.func(*args, **kwargs)
