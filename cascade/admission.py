@@ -10,7 +10,8 @@ admissible, until none is.* A request is admissible when no pause matches it, ea
 matches it has a token, each of its refills has enough and denies no earlier request that the pauses
 and rates admit, each of its things has enough free, and no earlier request that only things keep
 waiting claims one of the same things. So a request denied by a pause or a rate stands in nobody's
-way and in no queue, one denied by a refill only in the way of those who want the same refill, and
+way and in no queue, one denied by a refill, if it is the first of its kind (of one task, with
+amounts of the same names), only in the way of those who want the same refill, and
 among the others nobody overtakes. Taking the last token closes the rate for those behind, who then
 no longer stand in anybody's way either: hence "until".
 
@@ -786,8 +787,8 @@ class Admission:
     def _turn(self, family: Family, now: float) -> None:
         """Open or close a family, and see to it that it is looked at again in time."""
         opens_at = family.admitted_at
-        if opens_at <= now:  # from when on its refills deny others too
-            opens_at = max(opens_at, *family.ready_at.values(), -inf)
+        if opens_at <= now:  # from when on each refill that denies it denies others too
+            opens_at = min((at for at in family.ready_at.values() if at > now), default=opens_at)
         was_open = family.open
         self._forget_opening(family)
         family.opens_at = opens_at

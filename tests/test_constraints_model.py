@@ -159,7 +159,12 @@ class Model:
     def first_admissible(self, now: float) -> Request | None:
         claimed: set[Any] = set()
         shut: set[str] = set()
+        kinds = set()
         for request in self.waiting:
+            kind = (request.name, frozenset(request.amounts))
+            if kind in kinds:  # it waits for the one before, and holds up nobody itself
+                continue
+            kinds.add(kind)
             if self.denied(request, now):
                 continue
             if dry := self.dry(request, now) | (shut & request.amounts.keys()):
