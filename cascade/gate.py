@@ -243,8 +243,9 @@ class Gate:
     def start(self, ticket: Ticket) -> bool:
         """The task of a granted ticket starts now; without this its tokens stay reserved.
 
-        False if it may not any more: it is parked again, and will be resumed again. To be called as soon as the task goes on after its grant. What takes long before the call
-        itself, such as setting up resources, comes after it, lest others wait for it in vain.
+        False if it may not any more: it is parked again, and will be resumed again. To be called as
+        soon as the task goes on after its grant. What takes long before the call itself, such as
+        setting up resources, comes after it, lest others wait for it in vain.
         """
         state = self._state
         if ticket.state == GRANTED:

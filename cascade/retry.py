@@ -143,7 +143,7 @@ def _is_function(value: object) -> bool:
     """Whether it can be called for an answer here and now."""
     if isinstance(value, type) or not callable(value):
         return False
-    call = getattr(type(value), "__call__", None)
+    call = type(value).__call__
     return not iscoroutinefunction(value) and not iscoroutinefunction(call)
 
 

@@ -193,9 +193,11 @@ def test_constraints_of_one_scope_are_named_apart_by_id() -> None:
     assert manager.pause("task:a", ttl=5) == "pause:task:a"
     names = ["burst", "hour", "three", "mine", "pause:task:a"]
     assert [each.id for each in manager.active()] == names
-    assert manager.remove("mine") and not manager.remove("mine")
+    assert manager.remove("mine")
+    assert not manager.remove("mine")
     manager.pause("task:a", id="mine")
-    assert manager.resume("task:a") and not manager.resume("task:a")
+    assert manager.resume("task:a")
+    assert not manager.resume("task:a")
     assert [each.id for each in manager.active()] == names[:3]
     for bad in ("", 3):
         with pytest.raises(ValueError, match="the id"):

@@ -68,11 +68,15 @@ def test_what_only_the_task_around_holds_is_an_error(inside, use_vm, kind, what,
             with anyio.fail_after(100):
                 await engine.run(needing(outer(), 1), use_vm=use_vm)
         error = leaves(caught.value)
-        assert isinstance(error, cs.DeadlockError) and isinstance(error, RuntimeError)
-        assert error.task_name == task.name and error.holders == ("outer",)
-        assert "'outer'" in str(error) and repr(task.name) in str(error)
+        assert isinstance(error, cs.DeadlockError)
+        assert isinstance(error, RuntimeError)
+        assert error.task_name == task.name
+        assert error.holders == ("outer",)
+        assert "'outer'" in str(error)
+        assert repr(task.name) in str(error)
         statistics = engine.constraints.statistics()
-        assert statistics.parked == 0 and statistics.free["gpu"] == 2
+        assert statistics.parked == 0
+        assert statistics.free["gpu"] == 2
         assert await engine.run(needing(task(7), 2), use_vm=use_vm) == 7
 
     inside(program)
@@ -97,9 +101,7 @@ def test_runs_that_wait_for_each_others_tasks(inside, use_vm, what):
     async def program():
         engine = cs.Engine(system_resources={"a": 1, "b": 1, "slot": 2})
         first, second = ({"a": 1}, {"b": 1}) if what == "crossed" else ({"slot": 1}, {"slot": 1})
-        wants_b = outer_of(
-            engine, use_vm, "async", lambda: inner().with_constraints(**second)
-        )
+        wants_b = outer_of(engine, use_vm, "async", lambda: inner().with_constraints(**second))
         wants_a = outer_of(engine, use_vm, "async", lambda: inner().with_constraints(**first))
         told = []
 

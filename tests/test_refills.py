@@ -142,11 +142,12 @@ def test_another_event_loop_starts_full():
 def test_a_rate_is_checked_when_it_is_written():
     """As the rates of `limit_rate` are; equal ones are equal, and they may be copied."""
     for rate, burst in [(0, 1), ("10/d", 1), ("x/s", 1), (float("inf"), 1), (1, 0), (1, "ten")]:
-        with pytest.raises(ValueError, match="rate|burst"):
+        with pytest.raises(ValueError, match=r"rate|burst"):
             cs.Rate(rate, burst)
     rate = cs.Rate("90000/m", burst=10_000)
     assert pickle.loads(pickle.dumps(rate)) == rate == cs.Rate("90000/m", 10_000)
-    assert rate.per_second == 1500 and str(rate) == "90000/m, burst 10000"
+    assert rate.per_second == 1500
+    assert str(rate) == "90000/m, burst 10000"
 
 
 def test_requests_and_tokens_a_minute_hold_together(run):

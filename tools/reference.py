@@ -105,8 +105,8 @@ PAGES = (
         (
             *("CascadeError", "CycleError", "MissingParameterError", "ResourceNotFoundError"),
             *("RouteNotFoundError", "JumpKeyError", "JumpNotBoundError", "TargetNotFoundError"),
-            *("StaticGraphError", "StepLimitError", "TaskTimeoutError", "DeadlockError", "CacheKeyError"),
-            *("DependencyMissingError", "VerifyError"),
+            *("StaticGraphError", "StepLimitError", "TaskTimeoutError", "CacheKeyError"),
+            *("DependencyMissingError", "DeadlockError", "VerifyError"),
         ),
     ),
     Page(
