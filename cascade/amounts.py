@@ -28,7 +28,8 @@ class Rate:
     back when it ends: in any window of w seconds at most `rate * w + burst` are taken. `ValueError`
     unless both are numbers above 0.
 
-    >>> Rate("90000/m", burst=10_000).per_second
+    >>> import cascade as cs
+    >>> cs.Rate("90000/m", burst=10_000).per_second
     Fraction(1500, 1)
     """
 

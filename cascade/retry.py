@@ -33,7 +33,8 @@ class RetryPolicy:
     Raises `ValueError` for numbers out of range and for `backoff`, `max_delay` or `jitter` beside
     a function, `TypeError` for an `on` or `delay` that is neither.
 
-    >>> RetryPolicy(delay=1.0, backoff=2.0, max_delay=60.0).pause_after(5000)
+    >>> import cascade as cs
+    >>> cs.RetryPolicy(delay=1.0, backoff=2.0, max_delay=60.0).pause_after(5000)
     60.0
     """
 
