@@ -185,8 +185,8 @@ CHANGES = {
         [0, 0.5, 0.5, 0.5, 0.5],
     ),
     "let the id go elsewhere": (
-        [pause()],
-        lambda constraints: constraints.update(pause(scope="task:other")),
+        [pause(id="one")],
+        lambda constraints: constraints.update(pause(scope="task:other", id="one")),
         5,
         [0.5] * 5,
     ),
