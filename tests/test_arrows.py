@@ -55,6 +55,7 @@ LAYERS = (
         "inputs",
         "resources",
         "admission",
+        "nesting",
         "records",
         "svg",
         "trace",
