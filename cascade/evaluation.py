@@ -52,10 +52,12 @@ class PlannedEvaluation(EvaluationPlace):
         "_data",
         "_holdings",
         "_invariant",
+        "_needs",
         "_on_end",
+        "_outermost",
         "_overrides",
         "_plan",
-        "_root",
+        "_readers_left",
         "_shared",
         "_slots",
         "_strategy",
@@ -83,7 +85,7 @@ class PlannedEvaluation(EvaluationPlace):
         self._data = data
         self._trampoline = trampoline  # which goes on if the target ends with control
         self._around = around  # of an iteration: the evaluation in which its loop stands
-        self._root: Any = self if around is None else around._root
+        self._outermost: Any = None if around is None else around._root
         self._body: Ref | None = None if around is None else plan.root
         self._invariant: frozenset[int] | None = None
         self._shared = NOTHING_SHARED if around is None else self._root._invariants()
@@ -92,7 +94,14 @@ class PlannedEvaluation(EvaluationPlace):
         self._on_end: Callable[[Any], None] = _not_begun
         self._holdings: Holdings | None = None
         self._chosen: dict[int, Ref] | None = None
+        self._needs, readers = plan.uses()
+        self._readers_left = readers.copy()  # by slot: who may need it, and has no value yet
         self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
+
+    @property
+    def _root(self) -> Any:
+        """The evaluation around all loops that this one is in. (A field would be a cycle.)"""
+        return self if self._outermost is None else self._outermost
 
     # What a strategy adds
 
@@ -122,6 +131,10 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _was_demanded(self, index: int) -> bool:
         """Whether somebody needed the slot, now that the evaluation ends."""
+        raise NotImplementedError
+
+    def _drop(self, index: int) -> bool:
+        """Let go of the value of the slot, which nobody needs any more; False if it has none."""
         raise NotImplementedError
 
     # What it is
@@ -157,12 +170,18 @@ class PlannedEvaluation(EvaluationPlace):
         """Whether the node at `index` is what this iteration of a loop executes."""
         return index == self._body
 
-    # Ending
+    # Beginning and ending
+
+    def _begin(self, on_end: Callable[[Any], None]) -> None:
+        self._on_end = on_end
+        self._strategy.going_on[self] = None
 
     def _end(self, value: Any) -> None:
         """The target is settled: report what was pruned, tear down, and pass the value on."""
         self._report_pruned()
-        on_end = self._on_end
+        on_end, self._on_end = self._on_end, _not_begun
+        self._trampoline = None  # which may go on with this evaluation as the home of a loop
+        self._strategy.going_on.pop(self, None)
         if self._holdings:
             self._strategy.run.spawn(lambda: self._close_then(on_end, value))
         else:
@@ -173,6 +192,13 @@ class PlannedEvaluation(EvaluationPlace):
         await self._strategy.run.close_holdings(self._holdings)
         on_end(value)
         self._strategy.propagate()
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        self._on_end = _not_begun
+        self._trampoline = None
+        self._overrides = NO_OVERRIDES
+        self._data = ()
 
     def outcome(self, value: Any) -> Any:
         """What a run, or a returned expression, makes of its target's value or being skipped."""
@@ -194,6 +220,23 @@ class PlannedEvaluation(EvaluationPlace):
         """End without a value: what the target goes on with is the trampoline's."""
         self._on_end = lambda _: then()
         self._end(None)
+
+    # Values that nobody needs any more
+
+    def _let_go_of_needs(self, index: int) -> None:
+        """The slot is settled: what it needed goes if nobody else may need it any more.
+
+        A slot that has not been demanded by now, and that nobody may demand any more, needs
+        nothing any more either.
+        """
+        needs, left = self._needs, self._readers_left
+        todo = [index]
+        for current in todo:  # grows
+            for part in needs.get(current, ()):
+                if left[part] > 1:
+                    left[part] -= 1
+                elif not self._drop(part):
+                    todo.append(part)
 
     # Inputs and resources
 

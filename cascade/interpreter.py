@@ -36,6 +36,7 @@ from cascade.structure import (
 )
 from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import (
+    RELEASED,
     Deferred,
     Skipped,
     open_slots,
@@ -92,6 +93,12 @@ class Interpretation(Strategy):
             return False
         return True
 
+    def close(self) -> None:
+        """The run is over."""
+        self.demanded.clear()
+        self.settled.clear()
+        super().close()
+
     def clear_record_then(self, then: Callable[[], None]) -> None:
         """Between two evaluations, when nothing recorded belongs to one that goes on."""
 
@@ -140,11 +147,17 @@ class Evaluation(PlannedEvaluation):
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
-        self._on_end = on_end
         if self._plan.root < 0:
             on_end(self._data[~self._plan.root])
-        else:
-            self._interpretation.demanded.append((self, self._plan.root))
+            return
+        self._begin(on_end)
+        self._interpretation.demanded.append((self, self._plan.root))
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        super().release()
+        self._values.clear()
+        self._readers.clear()
 
     # Demand
 
@@ -228,6 +241,8 @@ class Evaluation(PlannedEvaluation):
 
     def _settle(self, index: int, value: Any) -> None:
         self._values[index] = value
+        if index in self._needs:
+            self._let_go_of_needs(index)
         self._interpretation.settled.append((self, index))
 
     def spread(self, index: int) -> None:
@@ -268,6 +283,12 @@ class Evaluation(PlannedEvaluation):
 
     def _was_demanded(self, index: int) -> bool:
         return index in self._values or index in self._readers
+
+    def _drop(self, index: int) -> bool:
+        if index in self._values:
+            self._values[index] = RELEASED
+            return True
+        return False
 
     # Nodes: conditions, then inputs, then the call
 

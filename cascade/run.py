@@ -19,13 +19,15 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
-from anyio import Event, current_time
+from anyio import CancelScope, Event, current_time, sleep_forever
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
@@ -43,7 +45,7 @@ from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunS
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
 from cascade.plain import error_text
-from cascade.processor import Call, Processor
+from cascade.processor import AGAIN, Call, Processor
 from cascade.ready import Place, ReadyQueue
 from cascade.resources import ResourceDefinition, RunProviders, context_manager, opened
 from cascade.values import filled
@@ -110,6 +112,9 @@ class Run:
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
         self._postponed: deque[Callable[[], None]] = deque()
+        self._paused: list[tuple[float, int, Call]] = []  # a heap: when each goes on
+        self._pauses = count()
+        self._alarm: CancelScope | None = None  # of the one task that sleeps for all of them
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
         self.slice_end = perf_counter() + SLICE
@@ -139,23 +144,52 @@ class Run:
             self.engine.gate.leave_run(self.session)
             self._tell_finished(started)
             self.bus.leave_run(self.id)
-            if self._ended_by is not None:
-                raise self._ended_by
-        if self._teardown_failures:
-            self._raise_teardown_failures()
-        if self.failure is not None:
-            raise self.failure
-        return self.result
+            result, failure = self.result, self._outcome()
+            ended_by = self._ended_by
+            self._let_go()
+            try:
+                if ended_by is not None:
+                    raise ended_by
+            finally:
+                del ended_by  # its traceback refers to this frame
+        if failure is None:
+            return result
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback refers to this frame
 
-    def _raise_teardown_failures(self) -> None:
+    def _outcome(self) -> BaseException | None:
+        """What the run fails with, if it does."""
+        if not self._teardown_failures:
+            return self.failure
         failures = [e for e in (self.failure, *self._teardown_failures) if e is not None]
         interrupts = [error for error in failures if isinstance(error, KeyboardInterrupt)]
         if interrupts:  # never in a group
             for error in failures:
                 if error is not interrupts[0]:
                     add_note(interrupts[0], f"the run had failed: {error_text(error)}")
-            raise interrupts[0]
-        raise BaseExceptionGroup(f"the tear-down of run {self.id} failed", failures)
+            return interrupts[0]
+        return BaseExceptionGroup(f"the tear-down of run {self.id} failed", failures)
+
+    def _let_go(self) -> None:
+        """The run is over: nothing here refers to its values, or back to what refers to it.
+
+        Its values and failures go with their last user then, without the cyclic collector.
+        """
+        self.result = self.failure = self._interruption = self._ended_by = None
+        self._teardown_failures = []
+        self._later_failures = []
+        self.inputs = Inputs(None)
+        self._inline = ReadyQueue()
+        self._starting = ReadyQueue()
+        self._postponed.clear()
+        self._spawned = []
+        self._open_holdings.clear()
+        self._paused.clear()
+        self._hosts = self._work = self._alarm = None
+        self.processor.let_go()
+        del self.session, self.processor, self.holdings
 
     # What strategies say
 
@@ -246,6 +280,29 @@ class Run:
         self._postponed.append(function)
         self._wake_up()
 
+    def make_ready_after(self, seconds: float, call: Call) -> None:
+        """`call` may start after a pause, in which it costs no task: one sleeps for all of them."""
+        if not seconds:
+            self.make_ready(call)
+            return
+        due = current_time() + seconds
+        heappush(self._paused, (due, next(self._pauses), call))
+        if self._alarm is None:
+            self._alarm = CancelScope(deadline=due)
+            self.spawn(self._sleep)
+        elif due < self._alarm.deadline:
+            self._alarm.deadline = due
+
+    async def _sleep(self) -> None:
+        """Make ready whatever has paused long enough, until nothing pauses."""
+        while self._alarm is not None:
+            with self._alarm:
+                await sleep_forever()
+            now = current_time()
+            while self._paused and self._paused[0][0] <= now:
+                self.make_ready(heappop(self._paused)[2])
+            self._alarm = CancelScope(deadline=self._paused[0][0]) if self._paused else None
+
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `function` in a task of its own; what it raises fails the run."""
         self._spawned.append(function)
@@ -268,6 +325,7 @@ class Run:
             self.engine.gate.give_back(ticket)
         elif started is not None:
             self.engine.gate.withdraw(ticket)
+            ticket.resume = _nothing  # which refers to the call, and that to the ticket
 
     def _give_up_waiting(self) -> None:
         """Nothing starts any more: what waits at the gate makes room for other runs now."""
@@ -378,6 +436,8 @@ class Run:
             if not self.is_over or self._spawned:
                 async with anyio.create_task_group() as self._hosts:
                     self._hosts.start_soon(self._carry_out_in_group)
+                if self.result is _NO_RESULT and self.failure is None:
+                    await checkpoint_if_cancelled()
         except BaseException as error:
             own = None if self.is_cancelled_by(error) else _unwrapped(error)
             if own is not None and not isinstance(own, anyio.get_cancelled_exc_class()):
@@ -436,8 +496,12 @@ class Run:
             elif self._work is None or not has_ended(self._work.cancel_scope):
                 self.fail(error, f"in run {self.id}")
         interruption = await self._release(self.failure or interruption) or interruption
-        if interruption is not None:
-            raise interruption
+        try:
+            # The caller is cancelled by the same scope; see `_goes_on`.
+            if interruption is not None and not is_cancellation(interruption):
+                raise interruption
+        finally:
+            del interruption  # its traceback refers to this frame
 
     async def _work_in_group(self) -> None:
         async with anyio.create_task_group() as self._work:
@@ -512,7 +576,7 @@ class Run:
     async def _await_alone(self) -> None:
         """Await what stands alone right here: a task of its own would cost more than the call."""
         self._tasks += 1
-        await self._carry_out(self._starting.pop())
+        await self._carry_out(self._starting.pop(), is_alone=True)
         if self._caller is None or requests():
             await checkpoint_if_cancelled()  # the call may have suppressed that a scope ends
         if not self.is_over:
@@ -552,6 +616,8 @@ class Run:
         if call.__class__ is not Call and call.is_mixed:
             call.interpret()
             return None
+        if self.is_over or (call.__class__ is Call and not self.processor.is_admitted(call)):
+            return None
         self._tasks += 1
         return call
 
@@ -568,19 +634,22 @@ class Run:
         self._start_next(work, all_started)
         await self._carry_out(call)
 
-    async def _carry_out(self, call: Any) -> None:
+    async def _carry_out(self, call: Any, *, is_alone: bool = False) -> None:
         try:
             if self.is_over:
                 return
             if call.__class__ is Call:
                 value = await self.processor.process(call)
-                call.place.completed(call, value)
+                if value is not AGAIN:
+                    call.place.completed(call, value)
             else:
                 await call.carry_out_async()
                 if self._caller is not None and requests() and self.failure is None:
                     await self.leave_requests_behind()
         except BaseException as error:
-            self._task_failed(error, call if call.__class__ is Call else None)
+            own = call if call.__class__ is Call else None
+            if self._goes_on(error, own, is_alone=is_alone):
+                raise
         finally:
             self._tasks -= 1
 
@@ -590,20 +659,26 @@ class Run:
         try:
             await function(*args)
         except BaseException as error:
-            self._task_failed(error, call)
+            if self._goes_on(error, call, is_alone=False):
+                raise
 
     async def _guard_task(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await function()
         except BaseException as error:
-            self._task_failed(error, None)
+            if self._goes_on(error, None, is_alone=False):
+                raise
         finally:
             self._tasks -= 1
 
-    def _task_failed(self, error: BaseException, call: Call | None) -> None:
-        """A task of the work group ends with `error`: cancellation goes on, all else is told."""
+    def _goes_on(self, error: BaseException, call: Call | None, *, is_alone: bool) -> bool:
+        """Whether `error`, with which a task ends, is its cancellation; all else is told here.
+
+        A group whose scope is cancelled needs no telling: anyio would keep what it is told, with
+        its traceback, in a reference cycle.
+        """
         if self.is_cancelled_by(error):
-            raise error
+            return is_alone or not is_cancellation(error)
         if is_being_cancelled() and self.failure is None:
             # The run is being cancelled from outside, and that is what it ends with.
             logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
@@ -611,6 +686,7 @@ class Run:
             self.fail(error, f"in run {self.id}")
         else:
             self.call_failed(call, error)
+        return False
 
     def _wake_up(self) -> None:
         if self._wake is not None:
@@ -656,3 +732,7 @@ def _unwrapped(error: BaseException) -> BaseException:
             leaves.append(current)
     interrupts = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
     return interrupts[0] if interrupts else leaves[0] if len(leaves) == 1 else error
+
+
+def _nothing() -> None:
+    """What is resumed when nobody waits any more."""

@@ -138,7 +138,7 @@ def test_raising_a_limit_wakes_as_many_as_it_is_raised_by(watched):
             woken = []
             for count in (2, 3, 5, 105, 50, 106):
                 before = engine.constraints.statistics().wakeups
-                engine.constraints.limit_concurrency("task:work", count)
+                engine.constraints.limit_concurrency("task:work", count, id="limit")
                 woken.append(engine.constraints.statistics().wakeups - before)
                 await anyio.sleep(1)
             return woken
