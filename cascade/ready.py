@@ -38,7 +38,11 @@ class Place:
             jump = parent._jump
             further = None if jump is None else jump._jump
             self._jump = parent
-            if jump and further and parent.depth - jump.depth == jump.depth - further.depth:
+            if (
+                jump is not None
+                and further is not None
+                and parent.depth - jump.depth == jump.depth - further.depth
+            ):
                 self._jump = further
 
     def _around_at(self, depth: int) -> Place:
