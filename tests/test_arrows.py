@@ -22,6 +22,7 @@ LAYERS = (
         "errors",
         "events",
         "retry",
+        "slices",
         "bucket",
         "cancellation",
         "activity",

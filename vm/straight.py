@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cascade.executor import usual_class
 from cascade.processor import CONTROL, is_ordinary
+from cascade.slices import STEPS, Work, pieces
 from cascade.structure import LIST, Slot, Structure
 from cascade.values import build
 from cascade.vm import isa
@@ -54,25 +55,36 @@ class StraightCode:
         self.task_names = task_names
 
     @staticmethod
-    def of(structure: Structure, routine: Routine) -> StraightCode | None:
-        """The straight rows with which the routine of a target begins; None if that is no use."""
+    def of(structure: Structure, routine: Routine) -> Work[StraightCode | None]:
+        """The straight rows with which the routine of a target begins; None if that is no use.
+
+        They are found in slices."""
         if routine.is_body or routine.given:
             return None
-        stop = _stop(structure, routine)
-        rows = routine.code[:stop]
-        calls = [row for row in rows if isinstance(row, isa.Call)]
-        if len(calls) < FEWEST:
+        stop = yield from _stop(structure, routine)
+        names: dict[str, None] = {}
+        steps: list[Step] = []
+        calls = 0
+        for piece in pieces(routine.code[:stop]):
+            for row in piece:
+                slot = structure.slots[row.site]  # type: ignore[attr-defined]
+                steps.append(_step(slot, row))  # type: ignore[arg-type]
+                if isinstance(row, isa.Call):
+                    calls += 1
+                    names[slot.name] = None
+            yield
+        if calls < FEWEST:
             return None
-        names = dict.fromkeys(structure.slots[row.site].name for row in calls)
-        steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined, arg-type]
         return StraightCode(steps, stop, tuple(names))
 
 
-def _stop(structure: Structure, routine: Routine) -> int:
+def _stop(structure: Structure, routine: Routine) -> Work[int]:
     """Above which row something else gets ready, whose turn it may be."""
     held: dict[int, int] = {}
     stop = len(routine.code) - 1
     for pc, row in enumerate(routine.code):
+        if pc % STEPS == STEPS - 1:
+            yield
         if row.at:  # what opens its region may come further down
             stop = min(stop, pc)
         elif not _is_straight(structure, row):
