@@ -25,6 +25,15 @@ def members_of(container: Any) -> Iterable[Any]:
     return cast("Iterable[Any]", found(container))
 
 
+def size_of(container: Any) -> int:
+    """How many members there are."""
+    kind = type(container)
+    if kind is list or kind is tuple or kind is dict:
+        return len(container)
+    base: Any = _base_of(kind)
+    return cast("int", base.__len__(container))
+
+
 def keys_of(container: Any) -> Iterable[Any]:
     """The keys of a dict, in the order of its members."""
     base: Any = _base_of(type(container))

@@ -20,10 +20,11 @@ from cascade.expressions import Expression, check_target
 from cascade.gate import Gate
 from cascade.interpreter import GraphExecutionStrategy
 from cascade.interrupts import Terminated, run_interruptible, terminate
-from cascade.plan import PlanCache
+from cascade.plan import MOST_SLOTS, PlanCache
 from cascade.progress import Progress
 from cascade.resources import ResourceDefinition, ResourceRegistry
 from cascade.run import Run
+from cascade.slices import whole
 from cascade.solver import NativeSolver
 from cascade.vm import VirtualMachine, VMExecutionStrategy
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from cascade.activity import Activity
     from cascade.executor import Executor
     from cascade.processor import Call
+    from cascade.slices import Work
     from cascade.solver import Solver
     from cascade.state import StateBackend
     from cascade.structure import Ref, Structure
@@ -77,8 +79,10 @@ class Engine:
     Concurrent runs share its capacity (`system_resources`, amounts by name) and its constraints:
     `engine.constraints` is a `ConstraintManager`, `engine.bus` the `MessageBus`. `solver`,
     `executor` and `state_backend` replace what is in the box. `tail_calls="forbid"` makes a
-    returned expression a `StaticGraphError`. `plan_cache_size` bounds the structures that are
-    kept. `teardown_timeout` bounds the tear-down of each resource, in seconds.
+    returned expression a `StaticGraphError`.`plan_cache_size` bounds the structures that are
+    kept, and `plan_cache_slots` all of them together: what gets a value, and rows of code for the
+    virtual machine. Those whose newest Task nobody else uses go sooner. `teardown_timeout`
+    bounds the tear-down of each resource, in seconds.
 
     Raises `ValueError` for options out of range, `TypeError` for what does not have the methods
     of its protocol. A run while the engine is in use in another event loop is a `RuntimeError`.
@@ -95,6 +99,7 @@ class Engine:
         constraints: Iterable[GlobalConstraint] = (),
         tail_calls: TailCalls = "follow",
         plan_cache_size: int = 1024,
+        plan_cache_slots: int = MOST_SLOTS,
         teardown_timeout: float = 30.0,
     ) -> None:
         if tail_calls not in ("follow", "forbid"):
@@ -115,7 +120,8 @@ class Engine:
         self.state_backend = state_backend
         self.tail_calls: TailCalls = tail_calls
         self.teardown_timeout = float(teardown_timeout)
-        self.plans = PlanCache(plan_cache_size, solver if solver is not None else NativeSolver())
+        solver = solver if solver is not None else NativeSolver()
+        self.plans = PlanCache(plan_cache_size, solver, plan_cache_slots)
         self.resources = ResourceRegistry()
         self.gate = Gate(system_resources)
         self.constraints: ConstraintManager = self.gate.constraints
@@ -225,22 +231,29 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """How the structure cache did since the engine was made."""
         plans = self.plans
+        kept = len(plans)  # counts the evictions that nobody has noticed yet
         return EngineStatistics(
             plans.hits,
             plans.misses,
             plans.evictions,
-            len(plans),
+            kept,
             self._compiled,
             self.fused_tier.entries,
             self.fused_tier.exits,
         )
 
     def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:
-        """Code for the virtual machine, which asks for it when an evaluation is its first."""
+        """Code for the virtual machine."""
+        return whole(self.compiling(structure, root, is_body, given))
+
+    def compiling(
+        self, structure: Structure, root: Ref, is_body: bool, given: Given
+    ) -> Work[Routine]:
+        """The same, in slices. It is asked for when an evaluation is the first of its kind."""
         if not structure.is_compiled:
             structure.is_compiled = True
             self._compiled += 1
-        return self._builder.routine(structure, root, is_body, given)
+        return self._builder.compiling(structure, root, is_body, given)
 
 
 VirtualMachine.engine_class = Engine

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cascade.expressions import Expression, Lazy, check_target
+from cascade.slices import Work, gathered, whole
 from cascade.structure import ROUTER, TASK, Ref, Slot, Structure, read
 from cascade.task import Task
 
-EdgeKind = Literal["condition", "default", "sequence", "data", "amount", "selector", "route"]
+EdgeKind = Literal[
+    "condition", "default", "sequence", "data", "amount", "selector", "route", "jump"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Edge:
     """`target` needs `source`; `kind` says for what, `argument` names the parameter or amount.
 
     `kind` is "data", "condition", "default", "sequence" (through `after`), "amount", "selector"
-    or "route".
+    or "route"; or "jump", from a loop to a route of it.
     """
 
     source: Node
@@ -43,10 +46,15 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The nodes in plan order, and what each of them needs. Jump routes are no part of it."""
+    """The nodes in plan order, and what each of them needs.
+
+    `jumps` lead from each loop to its routes, in the order of its selector. They are no edges, for
+    nothing waits for them, and what only they lead to is not among the nodes.
+    """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    jumps: tuple[Edge, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +82,17 @@ def build_graph(target: Any) -> BuiltGraph:
     check_target(target)
     reading = read(target)
     structure = Structure(reading.key)
-    slots = (structure.slots[i] for i in structure.order_from(structure.root).needed)
-    drawn = {slot.index: make_node(slot, k) for k, slot in enumerate(s for s in slots if s.is_node)}
+    order = structure.order_from(structure.root)
+    found = (structure.slots[index] for index in (*order.needed, *order.routed))
+    made = enumerate(slot for slot in found if slot.is_node)
+    every = {slot.index: make_node(slot, position) for position, slot in made}
+    drawn = {index: every[index] for index in order.needed if index in every}
     nodes: dict[Expression[Any], Node] = {}
     for expression in reading.expressions:
         node = isinstance(expression, Lazy) and drawn.get(reading.slot_of(expression))
         if node:
             nodes[expression] = node
-    return BuiltGraph(draw(structure, drawn), reading.data, nodes)
+    return BuiltGraph(whole(drawing(structure, drawn, every)), reading.data, nodes)
 
 
 def make_node(slot: Slot, position: int) -> Node:
@@ -90,15 +101,50 @@ def make_node(slot: Slot, position: int) -> Node:
     return Node(f"{slot.name}#{position}", slot.name, kind, slot.task)
 
 
-def draw(structure: Structure, nodes: Mapping[int, Node]) -> Graph:
-    """The graph of these nodes, given by slot in plan order."""
-    edges = [
-        Edge(nodes[source], target, kind, argument)
-        for index, target in nodes.items()
-        for need, argument, ref in needs(structure.slots[index])
-        for source, kind in _sources(structure, need, ref)
-    ]
-    return Graph(tuple(nodes.values()), tuple(edges))
+def drawing(
+    structure: Structure, nodes: Mapping[int, Node], every: Mapping[int, Node]
+) -> Work[Graph]:
+    """The graph of `nodes`, given by slot in plan order; `every` has those of jump routes too."""
+    edges = yield from gathered(_edges(structure, nodes))
+    jumps = (yield from gathered(_jumps(structure, every))) if structure.selectors else ()
+    return Graph(tuple(nodes.values()), tuple(edges), tuple(jumps))
+
+
+def _edges(structure: Structure, nodes: Mapping[int, Node]) -> Iterator[Edge]:
+    for index, target in nodes.items():
+        for need, argument, ref in needs(structure.slots[index]):
+            for source, kind in _sources(structure, need, ref):
+                yield Edge(nodes[source], target, kind, argument)
+
+
+def _jumps(structure: Structure, nodes: Mapping[int, Node]) -> Iterator[Edge]:
+    for index, loop in nodes.items():
+        bound = structure.slots[index].bound
+        if bound is None:
+            continue
+        found: dict[int, None] = {}
+        for route in structure.selectors[bound].values():
+            if route is not None:
+                found.update(dict.fromkeys(_chosen(structure, route)))
+        for target in found:
+            yield Edge(loop, nodes[target], "jump")
+
+
+def _chosen(structure: Structure, route: Ref) -> Iterator[int]:
+    """The nodes that an iteration may execute: the route, or what a Router there may choose."""
+    seen: set[int] = set()
+    todo = [route]
+    while todo:
+        index = todo.pop()
+        if index < 0 or index in seen:
+            continue
+        seen.add(index)
+        slot = structure.slots[index]
+        if slot.is_node:
+            yield index
+        elif slot.kind is ROUTER:
+            choices = (*slot.routes.values(), slot.default)
+            todo.extend(ref for ref in reversed(choices) if ref is not None)
 
 
 def needs(slot: Slot) -> Iterator[tuple[EdgeKind, str | None, Ref]]:

@@ -21,6 +21,7 @@ from cascade.evaluation import (
     PlannedEvaluation,
 )
 from cascade.plan import Plan
+from cascade.slices import Work
 from cascade.structure import (
     DICT,
     LIST,
@@ -67,6 +68,21 @@ class Interpretation(Strategy):
         self.demanded: list[tuple[Evaluation, int]] = []
         self.settled: list[tuple[Evaluation, int]] = []
         self.recorded = 0  # what evaluations still going on have in the state backend
+
+    def is_prepared(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> bool:
+        """Whether there is a plan from `root`."""
+        return root in structure.plans
+
+    def preparing(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Work[None]:
+        """Make a plan from `root`."""
+        if is_body:
+            registry = self.run.engine.resources
+            yield from structure.find_invariants(registry.narrow(structure.resources))
+        yield from self.run.engine.plans.planning(structure, root)
 
     def evaluation(
         self,

@@ -23,7 +23,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from uuid import uuid4
 
 import anyio
@@ -48,6 +48,7 @@ from cascade.plain import error_text
 from cascade.processor import AGAIN, Call, Processor
 from cascade.ready import Place, ReadyQueue
 from cascade.resources import ResourceDefinition, RunProviders, context_manager, opened
+from cascade.slices import Work
 from cascade.values import filled
 
 if TYPE_CHECKING:
@@ -55,12 +56,30 @@ if TYPE_CHECKING:
     from cascade.engine import Engine
     from cascade.gate import Session
 
+T = TypeVar("T")
+
 logger = logging.getLogger("cascade")
 
 SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
 MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
 LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
 _NO_RESULT: Final = object()  # of a run that has not finished
+
+
+async def in_slices(work: Work[T]) -> T:
+    """Do the work before a run begins, letting others on the event loop run now and then."""
+    slice_end = perf_counter() + SLICE
+    try:
+        while True:
+            next(work)
+            if perf_counter() >= slice_end:
+                await checkpoint()
+                slice_end = perf_counter() + SLICE
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        work.close()
 
 
 class Stretch(Protocol):

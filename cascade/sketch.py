@@ -18,18 +18,28 @@ from typing import Any, Final
 
 from cascade.containers import CONTAINERS
 from cascade.expressions import Expression, LazyResult
-from cascade.structure import PLAIN, Reading, Structure
+from cascade.slices import MANY, STEPS, Work, gathered, whole
+from cascade.structure import PLAIN, Reading, Structure, kinds
 
 Sketch = tuple[Any, ...]
 
 
 def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
     """The key of a target and its literals, in the order of the key; None if it has no sketch."""
+    return whole(sketched(target))
+
+
+def sketched(target: Any) -> Work[tuple[Sketch, list[Any]] | None]:
+    """The same, in slices."""
     key: list[Any] = []
     data: list[Any] = []
     seen: dict[int, int] = {}
     stack = [target]
+    steps = 0
     while stack:
+        steps += 1
+        if not steps % STEPS:
+            yield
         current = stack.pop()
         kind = type(current)
         if kind is LazyResult:
@@ -47,20 +57,28 @@ def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
             key.append(None)
             data.append(current)
             continue
-        elif (kind is list or kind is tuple) and _holds_calls(current):
-            number = seen.get(id(current))
-            if number is not None:
-                key.append(number)
+        elif issubclass(kind, CONTAINERS):
+            held = yield from _held(current)
+            if held is None:
+                return None
+            if held:
+                number = seen.get(id(current))
+                if number is not None:
+                    key.append(number)
+                    continue
+                seen[id(current)] = len(seen)
+                args = tuple(current)
+                key += (kind, len(args))
+            else:
+                key.append(None)
+                data.append(current)
                 continue
-            seen[id(current)] = len(seen)
-            args = current
-            key += (kind, len(args))
-        elif is_literal(current):
+        elif issubclass(kind, Expression):
+            return None
+        else:
             key.append(None)
             data.append(current)
             continue
-        else:
-            return None
         if len(args) == 1:
             stack.append(args[0])
         else:
@@ -68,7 +86,22 @@ def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
     return tuple(key), data
 
 
-_IN_CONTAINERS: Final = PLAIN | {LazyResult}
+_IN_CONTAINERS: Final[frozenset[type[Any]]] = PLAIN | {LazyResult}
+
+
+def _held(container: Any) -> Work[bool | None]:
+    """Whether calls are among the members of a container; None if it has no sketch."""
+    kind = type(container)
+    if kind not in CONTAINERS:
+        return None
+    members = container.values() if kind is dict else container
+    if len(members) <= MANY:
+        held = set(map(type, members))
+    else:
+        held = yield from kinds(members, _IN_CONTAINERS)
+    if held <= PLAIN:
+        return False
+    return True if kind is not dict and held <= _IN_CONTAINERS else None
 
 
 def is_literal(value: Any) -> bool:
@@ -81,30 +114,28 @@ def is_literal(value: Any) -> bool:
     return not issubclass(kind, (*CONTAINERS, Expression))
 
 
-def _holds_calls(container: Any) -> bool:
-    """Whether the members are calls and plain values, and at least one is a call."""
-    kinds = set(map(type, container))
-    return LazyResult in kinds and kinds <= _IN_CONTAINERS
-
-
-def reorder(target: Any, reading: Reading, structure: Structure) -> Callable[[list[Any]], Any]:
+def reordering(
+    target: Any, reading: Reading, structure: Structure
+) -> Work[Callable[[list[Any]], Any]]:
     """Takes the literals of a sketch of `target` to the order of its data."""
-    places = [0] * structure.literals
-    for number, ref in enumerate(_literal_refs(target, reading, structure)):
-        places[~ref] = number
-    if places == list(range(len(places))):
+    refs = yield from gathered(_refs(target, reading, structure))
+    refs = [ref for ref in refs if ref < 0]
+    if refs == list(range(-1, -len(refs) - 1, -1)):
         return tuple
+    places = [0] * structure.literals
+    for number, ref in enumerate(refs):
+        places[~ref] = number
     return itemgetter(*places)  # of one literal there is but one order
 
 
-def _literal_refs(target: Any, reading: Reading, structure: Structure) -> Iterator[int]:
-    """The references of the literals, in the order of the sketch."""
+def _refs(target: Any, reading: Reading, structure: Structure) -> Iterator[int]:
+    """The references of all that the sketch notes, in its order."""
     seen: set[int] = set()
     stack: list[tuple[Any, int]] = [(target, structure.root)]
     while stack:
         current, ref = stack.pop()
+        yield ref
         if ref < 0:
-            yield ref
             continue
         if id(current) in seen:
             continue

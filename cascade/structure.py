@@ -15,14 +15,15 @@ key when it is seen for the first time, and cached; from then on only the data i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from struct import pack
 from sys import intern
 from typing import Any, Final
 
-from cascade.containers import CONTAINERS, keys_of, members_of, remembered
+from cascade.containers import CONTAINERS, keys_of, members_of, remembered, size_of
 from cascade.errors import CycleError
 from cascade.expressions import (
     NOTHING,
@@ -37,6 +38,7 @@ from cascade.expressions import (
 from cascade.inputs import Env, Param
 from cascade.resources import Injected
 from cascade.retry import RetryPolicy
+from cascade.slices import MANY, STEPS, Shared, Work, pieces, whole
 from cascade.task import Task
 
 Ref = int
@@ -50,8 +52,12 @@ DICT: Final = "dict"
 PARAM: Final = "param"
 RESOURCE: Final = "resource"
 
-PLAIN = frozenset({int, str, float, bool, type(None), bytes, complex, set, frozenset})
+PLAIN: Final[frozenset[type[Any]]] = frozenset(
+    {int, str, float, bool, type(None), bytes, complex, set, frozenset}
+)
 _LITERAL = -1  # in the walk's index: a container that holds no expression
+_NO_ROUTES: Final[dict[Any, Ref]] = {}
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,8 @@ class Slot:
         self.members: tuple[Ref, ...] = ()
         self.iterables: tuple[str, ...] = ()  # as keywords: in signature order, then as written
         self.data: Ref = 0
-        self.routes: dict[Any, Ref] = {}
-        self.route_numbers: dict[Any, int] = {}  # a key is looked up once: it may compare oddly
+        self.routes = _NO_ROUTES
+        self.route_numbers = _NO_ROUTES  # a key is looked up once: it may compare oddly
         self.selector: Ref | None = None
         self.bound: int | None = None
         self.is_method = False
@@ -145,9 +151,11 @@ class Slot:
         self._derive()
 
     def _derive(self) -> None:
-        refs = (*self.args, *(ref for _, ref in self.kwargs), *self.members)
-        self.argument_slots = tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
-        self.amount_slots = tuple(ref for _, kind, ref in self.amounts if kind is None)
+        refs = self.args or self.members
+        if self.kwargs:
+            refs = (*refs, *[ref for _, ref in self.kwargs])
+        self.argument_slots = _slots_among(refs)
+        self.amount_slots = tuple([ref for _, kind, ref in self.amounts if kind is None])
         self.parts = self._parts()
 
     def refs(self) -> Iterator[Ref]:
@@ -162,16 +170,16 @@ class Slot:
 
     def _parts(self) -> tuple[int, ...]:
         """The slots whose values this one may need, in plan order."""
-        refs = (
+        others = (
             *self.conditions,
             *(() if self.selector is None else (self.selector,)),
             *self.routes.values(),
             *(() if self.default is None else (self.default,)),
             *self.after,
-            *self.argument_slots,
-            *self.amount_slots,
         )
-        return tuple(dict.fromkeys(ref for ref in refs if ref >= 0))
+        if not others and not self.amount_slots:
+            return self.argument_slots
+        return _slots_among((*others, *self.argument_slots, *self.amount_slots))
 
     def _decode_node(self, entry: tuple[Any, ...]) -> None:
         _, self.task, self.args, self.kwargs, policies = entry
@@ -222,6 +230,12 @@ _DECODE = {
 }
 
 
+def _slots_among(refs: tuple[Ref, ...]) -> tuple[int, ...]:
+    """The slots that are referred to, each once; the same tuple where it can be shared."""
+    found = tuple(dict.fromkeys([ref for ref in refs if ref >= 0]))
+    return refs if len(found) == len(refs) else found
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """Plan order from one root: what its value may need, then what only jump routes lead to."""
@@ -231,55 +245,97 @@ class Order:
 
 
 class Structure:
-    """The slots of a target, its selectors, and what holds for all data of this structure."""
+    """The slots of a target, its selectors, and what holds for all data of this structure.
+
+    `plans` is what the graph strategy made of it, by root, and `programs` what the virtual machine
+    did, by routine; what is being made meanwhile stands in `making`.
+    """
 
     __slots__ = (
+        "__weakref__",
         "_blocks",
         "_invariants",
-        "_kept",
         "_main",
         "_node_counts",
         "_orders",
+        "_unreleased",
         "inputs",
-        "is_cached",
         "is_compiled",
+        "kept",
         "key",
         "literals",
+        "making",
+        "newest_task",
         "plans",
+        "programs",
+        "reach",
         "resources",
         "root",
         "selectors",
+        "sketches",
         "slots",
     )
 
     def __init__(self, key: tuple[Any, ...]) -> None:
+        whole(self._derive(key))
+
+    @classmethod
+    def derived(cls, key: tuple[Any, ...]) -> Work[Structure]:
+        """The structure of a key, in slices."""
+        structure = cls.__new__(cls)
+        yield from structure._derive(key)
+        return structure
+
+    def _derive(self, key: tuple[Any, ...]) -> Work[None]:
         self.key = key
         self.root: Ref
         self.root, main, entries, selectors = key
-        self.slots = tuple([Slot(index, entry) for index, entry in enumerate(entries)])
+        slots: list[Slot] = []
+        inputs: list[Ref] = []
+        resources: dict[str, None] = {}
+        lowest = self.root
+        self.newest_task: Task[..., Any] | None = None
+        newest = -1
+        for piece in pieces(entries):
+            for entry in piece:
+                slot = Slot(len(slots), entry)
+                slots.append(slot)
+                lowest = min(lowest, *slot.refs())
+                if slot.is_node:
+                    if slot.task.serial > newest:
+                        self.newest_task, newest = slot.task, slot.task.serial
+                elif slot.kind is PARAM:
+                    inputs.append(slot.data)
+                elif slot.kind is RESOURCE:
+                    resources[slot.name] = None
+            if len(entries) > STEPS:
+                yield
+        self.slots = tuple(slots)
         self.selectors: tuple[dict[Any, Ref | None], ...] = tuple(
             {key: ref for (_, key), ref in zip(keys, refs, strict=True)} for keys, refs in selectors
         )
-        self.inputs = tuple(slot.data for slot in self.slots if slot.kind is PARAM)
-        named = (slot.name for slot in self.slots if slot.kind is RESOURCE)
-        self.resources = tuple(dict.fromkeys(named))
-        self._refuse_circular_loops()
-        self.plans: dict[Any, Any] = {}  # what a strategy made of the evaluation from a root
-        self.is_cached = False
+        self.inputs = tuple(inputs)
+        self.resources = tuple(resources)
+        self.literals = max(0, -lowest)
+        yield from self._refuse_circular_loops()
+        self.plans: dict[Any, Any] = {}
+        self.programs: dict[Any, Any] = {}
+        self.making: dict[Any, Shared[Any]] = {}
+        self.reach: Any = None  # what the routines of it have in common
+        self.sketches: tuple[Any, ...] = ()  # that are known to lead to it
+        self.kept: Any = None  # its place in a cache
         self.is_compiled = False
-        refs = [self.root, *(ref for slot in self.slots for ref in slot.refs())]
-        self.literals = max(0, -min(refs))
         self._orders = {self.root: Order(range(main), range(main, len(self.slots)))}
         self._main = main
         self._blocks: list[range] | None = None
-        self._node_counts: list[int] | None = None
+        self._node_counts: Sequence[int] | None = None
         self._invariants: dict[frozenset[str], frozenset[int]] = {}
-        self._kept: frozenset[int] | None = None
+        self._unreleased: frozenset[int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Structure, (self.key,)
 
-    def _refuse_circular_loops(self) -> None:
+    def _refuse_circular_loops(self) -> Work[None]:
         """A loop waits for the predecessors of its routes, and so they cannot need the loop."""
         if not any(slot.after for slot in self.slots):
             return
@@ -293,7 +349,11 @@ class Structure:
         done: set[int] = set()
         path: dict[int, None] = {}
         stack = [(index, False) for index in waits]
+        steps = 0
         while stack:
+            steps += 1
+            if not steps % STEPS:
+                yield
             index, left = stack.pop()
             if left:
                 del path[index]
@@ -337,7 +397,7 @@ class Structure:
         """How many nodes stand before each slot."""
         if self._node_counts is None:
             nodes = accumulate((slot.is_node for slot in self.slots), initial=0)
-            self._node_counts = list(nodes)
+            self._node_counts = array("q", nodes)
         return self._node_counts
 
     def block_of(self, root: Ref) -> range:
@@ -345,39 +405,51 @@ class Structure:
         if root == self.root:
             return range(self._main)
         if self._blocks is None:
-            self._blocks = self._find_blocks()
+            whole(self.find_blocks())
+            assert self._blocks is not None
         return self._blocks[root]
 
-    def _find_blocks(self) -> list[range]:
+    def find_blocks(self) -> Work[None]:
         """A block is whole if all it needs was met for the first time after it was opened."""
+        if self._blocks is not None:
+            return
         opened_at: dict[int, int] = {}
         routes = (route for selector in self.selectors for route in selector.values())
         roots = [self.root, *(route for route in routes if route is not None)]
         found: dict[int, None] = {}
         for root in roots:
-            self._post_order(root, found, opened_at)
+            yield from self._post_order(root, found, opened_at)
         lowest: list[int] = []
-        for slot in self.slots:  # what a slot needs comes before it
-            lowest.append(min((slot.index, *(lowest[part] for part in slot.parts))))
-        return [
-            range(lowest[i], i + 1) if lowest[i] >= opened_at[i] else range(0)
-            for i in range(len(self.slots))
-        ]
+        blocks: list[range] = []
+        for piece in pieces(self.slots):  # what a slot needs comes before it
+            for slot in piece:
+                i = slot.index
+                lowest.append(min((i, *[lowest[part] for part in slot.parts])))
+                blocks.append(range(lowest[i], i + 1) if lowest[i] >= opened_at[i] else range(0))
+            yield
+        self._blocks = blocks
 
     def order_from(self, root: Ref) -> Order:
         """Plan order of an evaluation whose target is the slot `root`."""
         order = self._orders.get(root)
+        return whole(self.find_order(root)) if order is None else order
+
+    def find_order(self, root: Ref) -> Work[Order]:
+        """The same, in slices."""
+        order = self._orders.get(root)
         if order is None:
-            order = self._orders[root] = self._walk_from(root)
+            order = self._orders[root] = yield from self._walk_from(root)
         return order
 
-    def _walk_from(self, root: Ref) -> Order:
+    def _walk_from(self, root: Ref) -> Work[Order]:
         found: dict[int, None] = {}
-        self._post_order(root, found)
+        yield from self._post_order(root, found)
         needed = len(found)
         seen: set[int] = set()
         todo = list(found)
-        for index in todo:  # grows while routes are followed
+        for step, index in enumerate(todo):  # grows while routes are followed
+            if step % STEPS == STEPS - 1:
+                yield
             bound = self.slots[index].bound
             if bound is None or bound in seen:
                 continue
@@ -385,16 +457,20 @@ class Structure:
             for route in self.selectors[bound].values():
                 if route is not None:
                     before = len(found)
-                    self._post_order(route, found)
+                    yield from self._post_order(route, found)
                     todo.extend(islice(found, before, None))
         order = list(found)
         return Order(order[:needed], order[needed:])
 
     def _post_order(
         self, root: Ref, found: dict[int, None], opened_at: dict[int, int] | None = None
-    ) -> None:
+    ) -> Work[None]:
         stack = [] if root < 0 else [(root, False)]
+        steps = 0
         while stack:
+            steps += 1
+            if not steps % STEPS:
+                yield
             index, expanded = stack.pop()
             if index in found:
                 continue
@@ -404,30 +480,39 @@ class Structure:
                 found[index] = None
                 continue
             stack.append((index, True))
-            stack.extend((part, False) for part in reversed(self.slots[index].parts))
+            stack.extend([(part, False) for part in reversed(self.slots[index].parts)])
 
     @property
-    def kept(self) -> frozenset[int]:
+    def unreleased(self) -> frozenset[int]:
         """The slots whose values last as long as their evaluation: iterations may demand them.
 
         These are what iterations share, as far as something that is not shared needs it, and, where
         there are loops, all predecessors.
         """
-        if self._kept is None:
-            pure = self.invariants(frozenset())
-            lasting = self.invariants(frozenset(self.resources))
-            routes = (route for selector in self.selectors for route in selector.values())
-            repeated = {self.root, *(route for route in routes if route is not None)}
-            kept: set[int] = set()
-            for slot in reversed(self.slots):  # what needs a slot comes after it
+        if self._unreleased is None:
+            whole(self.find_unreleased())
+        assert self._unreleased is not None
+        return self._unreleased
+
+    def find_unreleased(self) -> Work[None]:
+        """The same, in slices."""
+        if self._unreleased is not None:
+            return
+        pure = yield from self.find_invariants(frozenset())
+        lasting = yield from self.find_invariants(frozenset(self.resources))
+        routes = (route for selector in self.selectors for route in selector.values())
+        repeated = {self.root, *(route for route in routes if route is not None)}
+        kept: set[int] = set()
+        for piece in pieces(tuple(reversed(self.slots))):  # what a slot needs comes after it
+            for slot in piece:
+                if self.selectors:
+                    kept.update(slot.after)
                 if slot.index in lasting or not (slot.is_node or slot.index in repeated):
                     continue
                 kept.update(part for part in slot.parts if part in pure)
                 repeated.update(slot.parts)
-            if self.selectors:
-                kept.update(index for slot in self.slots for index in slot.after)
-            self._kept = frozenset(kept)
-        return self._kept
+            yield
+        self._unreleased = frozenset(kept)
 
     def invariants(self, narrow: frozenset[str]) -> frozenset[int]:
         """The pure nodes that need nothing impure, so that every iteration of a loop shares them.
@@ -435,17 +520,25 @@ class Structure:
         `narrow` names the resources that do not last for the whole run. A bound node is never
         shared: its value is what its loop ends with.
         """
+        known = self._invariants.get(narrow.intersection(self.resources))
+        return whole(self.find_invariants(narrow)) if known is None else known
+
+    def find_invariants(self, narrow: frozenset[str]) -> Work[frozenset[int]]:
+        """The same, in slices."""
         narrow = narrow.intersection(self.resources)
         known = self._invariants.get(narrow)
-        if known is None:
-            pure = [False] * len(self.slots)
-            for slot in self.slots:  # what a slot needs comes before it
+        if known is not None:
+            return known
+        pure: list[bool] = []
+        found: list[int] = []
+        for piece in pieces(self.slots):  # what a slot needs comes before it
+            for slot in piece:
                 own = slot.name not in narrow if slot.kind is RESOURCE else _is_pure(slot)
-                pure[slot.index] = own and all(pure[part] for part in slot.parts)
-            known = frozenset(
-                slot.index for slot in self.slots if slot.is_node and pure[slot.index]
-            )
-            self._invariants[narrow] = known
+                pure.append(own and all(pure[part] for part in slot.parts))
+                if slot.is_node and pure[-1]:
+                    found.append(slot.index)
+            yield
+        known = self._invariants[narrow] = frozenset(found)
         return known
 
 
@@ -477,15 +570,20 @@ class Reading:
 
 def read(target: Any) -> Reading:
     """Split `target` into structure and data. Raises `CycleError` naming the path of a cycle."""
+    return whole(reading(target))
+
+
+def reading(target: Any) -> Work[Reading]:
+    """The same, in slices. What changes in `target` meanwhile is read before or after, or both."""
     walk = _Walk()
-    root = walk.visit(target)
+    root = yield from walk.visit(target)
     main = len(walk.entries)
     selectors = []
     for selector in walk.selectors:  # grows while routes are visited
-        routes = tuple(
-            None if route is None else walk.visit(route) for route in selector.routes.values()
-        )
-        selectors.append((_typed(selector.routes), routes))
+        routes: list[Ref | None] = []
+        for route in tuple(selector.routes.values()):
+            routes.append(None if route is None else (yield from walk.visit(route)))
+        selectors.append((_typed(selector.routes), tuple(routes)))
     key = (root, main, tuple(walk.entries), tuple(selectors))
     return Reading(key, tuple(walk.data), walk.index, walk.visited)
 
@@ -504,20 +602,28 @@ class _Walk:
         self._open: dict[int, Any] = {}  # the path from the target to what is being visited
         self._self_containing: set[int] = set()
 
-    def visit(self, target: Any) -> Ref:
+    def visit(self, target: Any) -> Work[Ref]:
         """The reference of `target`, after everything it needs was visited."""
-        stack = [target]
+        stack = [target] if _has_parts(target) else []
         index = self.index
+        steps = 0
         while stack:
+            steps += 1
+            if not steps % STEPS:
+                yield
             expression = stack[-1]
             identity = id(expression)
-            if identity in index or not _has_parts(expression):
+            if identity in index:
                 stack.pop()
+                continue
+            parts = _parts(expression)
+            if len(parts) > STEPS:
+                yield from self._visit_large(expression, parts, stack)
                 continue
             if identity not in self._open:
                 self._open[identity] = expression
-                parts = [part for part in _parts(expression) if _has_parts(part)]
-                unseen = [part for part in reversed(parts) if id(part) not in index]
+                holding = [part for part in parts if _has_parts(part)]
+                unseen = [part for part in reversed(holding) if id(part) not in index]
                 if unseen:
                     stack.extend(part for part in unseen if not self._closes_cycle(part))
                     continue
@@ -525,6 +631,49 @@ class _Walk:
             del self._open[identity]
             stack.pop()
         return self._ref(target)
+
+    def _visit_large(self, expression: Any, parts: Collection[Any], stack: list[Any]) -> Work[None]:
+        """One turn of `visit` at an expression, or container, of which a step can be too much."""
+        identity = id(expression)
+        is_container = issubclass(type(expression), CONTAINERS)
+        if identity not in self._open:
+            if is_container and (yield from kinds(parts, PLAIN)) <= PLAIN:
+                self._found_literal(expression)
+                stack.pop()
+                return
+            self._open[identity] = expression
+            unseen: list[Any] = []
+            for piece in pieces(tuple(parts)):
+                holding = [part for part in piece if _has_parts(part)]
+                holding = [part for part in holding if id(part) not in self.index]
+                unseen += [part for part in holding if not self._closes_cycle(part)]
+                yield
+            if unseen:
+                stack += reversed(unseen)
+                return
+        mark = len(self.data)
+        members = tuple(parts if is_container else expression.args)
+        if is_container and not (yield from self._holds_slots(members)):
+            self._found_literal(expression)
+        else:
+            refs: list[Ref] = []
+            for piece in pieces(members):
+                refs += [self._ref(member) for member in piece]
+                yield
+            self._emit(expression, mark, refs)
+        del self._open[identity]
+        stack.pop()
+
+    def _found_literal(self, container: Any) -> None:
+        self.visited.append(container)
+        self.index[id(container)] = _LITERAL
+
+    def _holds_slots(self, members: tuple[Any, ...]) -> Work[bool]:
+        for piece in pieces(members):
+            if any(self.index.get(id(member), _LITERAL) >= 0 for member in piece):
+                return True
+            yield
+        return False
 
     def _closes_cycle(self, part: Any) -> bool:
         """Whether `part` is on the path already. A list that contains itself may be data."""
@@ -537,13 +686,19 @@ class _Walk:
             return True
         raise CycleError([_label(member) for member in (*path, part) if _is_named(member)])
 
-    def _emit(self, expression: Any) -> None:
+    def _emit(
+        self, expression: Any, mark: int | None = None, refs: list[Ref] | None = None
+    ) -> None:
+        """Add the entry of an expression; `refs` are those of its arguments or members, if known.
+
+        What it adds to the data begins at `mark`.
+        """
         kind = type(expression)
         self.visited.append(expression)
         if kind is LazyResult:
-            self._emit_task(expression)
+            self._emit_task(expression, mark, refs)
         elif issubclass(kind, CONTAINERS):
-            self._emit_container(expression)
+            self._emit_container(expression, refs)
         elif kind is MappedLazyResult:
             self._emit_map(expression)
         elif kind is Router:
@@ -559,11 +714,13 @@ class _Walk:
         self.index[id(expression)] = len(self.entries)
         self.entries.append(entry)
 
-    def _emit_task(self, expression: LazyResult[Any]) -> None:
+    def _emit_task(
+        self, expression: LazyResult[Any], mark: int | None, refs: list[Ref] | None
+    ) -> None:
         task = expression.task
-        mark = len(self.data)
+        mark = len(self.data) if mark is None else mark
         policies = expression.policies and self._policies(expression.policies)
-        args = tuple([self._ref(argument) for argument in expression.args])
+        args = tuple([self._ref(each) for each in expression.args] if refs is None else refs)
         kwargs = expression.kwargs and self._refs_by_name(expression.kwargs)
         entry = (TASK, task, args, kwargs or (), policies)
         if task.pure:
@@ -587,14 +744,15 @@ class _Walk:
         default = None if router.default is NOTHING else self._ref(router.default)
         self._add(router, (ROUTER, selector, _typed(router.routes), refs, default))
 
-    def _emit_container(self, container: Any) -> None:
-        index = self.index
-        if not any(index.get(id(member), _LITERAL) >= 0 for member in members_of(container)):
-            self.index[id(container)] = _LITERAL
-            return
+    def _emit_container(self, container: Any, refs: list[Ref] | None) -> None:
+        if refs is None:
+            index, members = self.index, members_of(container)
+            if not any(index.get(id(member), _LITERAL) >= 0 for member in members):
+                self.index[id(container)] = _LITERAL
+                return
+            refs = [self._ref(member) for member in members_of(container)]
         if id(container) in self._self_containing:
             raise CycleError([type(container).__name__, type(container).__name__], "containers")
-        refs = tuple([self._ref(member) for member in members_of(container)])
         type_ = type(container)
         kind = next(k for k, t in _KINDS if issubclass(type_, t))
         if kind is DICT:
@@ -605,7 +763,7 @@ class _Walk:
             # An own subclass may carry more than its members; it is read now, and built later.
             is_plain = type_ is list or type_ is tuple
             shape = 0 if is_plain else self._literal(remembered(container))
-        self._add(container, (kind, type_, shape, refs))
+        self._add(container, (kind, type_, shape, tuple(refs)))
 
     def _refuse_expression_keys(self, container: dict[Any, Any]) -> None:
         for key in keys_of(container):
@@ -726,6 +884,8 @@ def _has_parts(value: Any) -> bool:
     if kind in PLAIN:
         return False
     if issubclass(kind, CONTAINERS):
+        if size_of(value) > STEPS:
+            return True  # which takes a walk to know
         return not PLAIN.issuperset(map(type, members_of(value)))
     return issubclass(kind, Expression)
 
@@ -735,7 +895,27 @@ def _is_expression(value: Any) -> bool:
     return issubclass(type(value), Expression)
 
 
-def _parts(expression: Any) -> Iterable[Any]:
+def kinds(members: Collection[Any], expected: Set[type[Any]]) -> Work[set[type[Any]]]:
+    """The classes of the members; if one is not `expected`, maybe not of all."""
+    if len(members) <= MANY:
+        return set(map(type, members))
+    iterator = iter(members)
+    found: set[type[Any]] = set()
+    try:
+        while piece := set(map(type, islice(iterator, MANY))):
+            found |= piece
+            if not found <= expected:
+                return found
+            yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            "a dict of the target was changed while it was read; change it before the run, "
+            "or once the first task has started"
+        ) from error
+    return found
+
+
+def _parts(expression: Any) -> Collection[Any]:
     """What the value of `expression` may need, in plan order."""
     kind = type(expression)
     if issubclass(kind, Lazy):
@@ -745,7 +925,11 @@ def _parts(expression: Any) -> Iterable[Any]:
             return node.args
         return _node_parts(expression, policies)
     if issubclass(kind, CONTAINERS):
-        return members_of(expression)
+        if kind is list or kind is tuple:
+            members: Collection[Any] = expression
+            return members
+        found = members_of(expression)  # of an own class maybe an iterator
+        return found if isinstance(found, ValuesView) else tuple(found)
     if issubclass(kind, Router):
         return (expression.selector, *expression.routes.values(), expression.default)
     return ()

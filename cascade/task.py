@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Sized
 from enum import Enum
 from inspect import Parameter, Signature
+from itertools import count
 from types import CodeType
 from typing import (
     TYPE_CHECKING,
@@ -45,6 +46,7 @@ R = TypeVar("R")
 Control = Jump | TailCall
 Mode = Literal["inline", "thread", "process"]
 MODES = ("inline", "thread", "process")
+_serials = count(1)
 
 
 class Task(Generic[P, R]):
@@ -71,7 +73,9 @@ class Task(Generic[P, R]):
             "name",
             "parameters",
             "pure",
+            "serial",
             "signature",
+            "structures",
             "version",
         )
 
@@ -84,6 +88,8 @@ class Task(Generic[P, R]):
     version: str | int | None
     is_async: bool
     signature: Signature
+    serial: int  # Tasks are numbered as they are made
+    structures: dict[Any, None]  # that engines keep no longer than this Task is used
 
     def __init__(
         self,
@@ -106,6 +112,8 @@ class Task(Generic[P, R]):
         self.pure = pure
         self.version = version
         self.is_async = is_async
+        self.serial = next(_serials)
+        self.structures = {}
         self.signature = _signature_of(func)
         self.parameters = Parameters(self.signature)
         if not TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from sys import maxsize
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cascade.errors import (
     JumpKeyError,
@@ -26,7 +26,8 @@ from cascade.plain import brief
 from cascade.plan import inputs_of
 from cascade.processor import CONTROL, Call
 from cascade.ready import Place
-from cascade.run import SLICE
+from cascade.run import SLICE, in_slices
+from cascade.slices import Work
 from cascade.structure import TASK, Ref, Slot, Structure
 from cascade.task import VARARGS
 from cascade.values import argument_place, arguments_by_name, deferred_names
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from cascade.graph import Node
     from cascade.holdings import Holdings
     from cascade.run import Run
+
+T = TypeVar("T")
 
 STEPS_BETWEEN_LOOKS: Final = 64  # at the clock
 NO_OVERRIDES: Final[Mapping[Any, Any]] = {}
@@ -48,9 +51,9 @@ class Strategy:
         self.going_on: dict[Place, None] = {}  # what holds values: evaluations, items of maps
         self._is_propagating = False
 
-    def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
+    def loading(self, target: Any) -> Work[tuple[Structure, tuple[Any, ...]]]:
         """The structure and data of a target whose inputs and resources are all there."""
-        structure, data = self.run.engine.plans.load(target)
+        structure, data = yield from self.run.engine.plans.loading(target)
         self.check(structure, data)
         return structure, data
 
@@ -69,7 +72,7 @@ class Strategy:
 
     async def execute(self, target: Any, params: Mapping[str, Any]) -> Any:
         """Load `target` and compute it; errors in it come before anything runs."""
-        structure, data = self.load(target)
+        structure, data = await in_slices(self.loading(target))
         return await self.execute_loaded(structure, data, params, type(target).__name__)
 
     async def execute_loaded(
@@ -78,6 +81,8 @@ class Strategy:
         """Compute the target of `structure`; `name` is for a target that is a literal."""
         run = self.run
         run.inputs.refuse_unknown()
+        if not self.is_prepared(structure, structure.root, False, NO_OVERRIDES):
+            await in_slices(self.preparing(structure, structure.root, False, NO_OVERRIDES))
         root = self.evaluation(structure, structure.root, data)
         if structure.root >= 0 and structure.slots[structure.root].is_node:
             name = structure.slots[structure.root].name
@@ -97,6 +102,18 @@ class Strategy:
             place, _ = self.going_on.popitem()
             place.release()
 
+    def is_prepared(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> bool:
+        """Whether evaluations of this kind can be made at once."""
+        raise NotImplementedError
+
+    def preparing(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Work[None]:
+        """Make what the first evaluation of this kind needs."""
+        raise NotImplementedError
+
     def evaluation(
         self,
         structure: Structure,
@@ -113,8 +130,61 @@ class Strategy:
         self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
     ) -> None:
         """Begin the next iteration, at the slot `root`, of a loop that stands in `home`."""
-        evaluation = self.evaluation(home.structure, root, home.data, trampoline, home, overrides)
+        structure = home.structure
+        if not self.is_prepared(structure, root, True, overrides):
+            self.prepare_then(
+                structure,
+                root,
+                overrides,
+                lambda _: self.iterate(trampoline, home, root, overrides),
+            )
+            return
+        evaluation = self.evaluation(structure, root, home.data, trampoline, home, overrides)
         evaluation.begin(trampoline.finish)
+
+    def prepare_then(
+        self,
+        structure: Structure,
+        root: int,
+        overrides: Mapping[Any, Any],
+        then: Callable[[None], None],
+    ) -> None:
+        """Prepare the first iteration at `root`, and go on."""
+        work = self.preparing(structure, root, True, overrides)
+        self.work(work, then, lambda error: self.run.fail(error, f"in run {self.run.id}"))
+
+    def work(
+        self, work: Work[T], then: Callable[[T], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Do `work` and pass on what it gives; after a slice of time the rest is postponed.
+
+        What it raises by then is raised here, later `failed` hears of it.
+        """
+        run = self.run
+
+        def go_on() -> None:
+            try:
+                if self._work_on(work, then):
+                    run.postpone(go_on)
+                    return
+            except Exception as error:
+                failed(error)
+            self.propagate()
+
+        if self._work_on(work, then):
+            run.postpone(go_on)
+
+    def _work_on(self, work: Work[T], then: Callable[[T], None]) -> bool:
+        """Whether there is more to do when the slice of time is over."""
+        try:
+            while True:
+                next(work)
+                if perf_counter() >= self.run.slice_end:
+                    return True
+        except StopIteration as end:
+            result: T = end.value
+        then(result)
+        return False
 
     def unfold(
         self,
@@ -431,7 +501,7 @@ class Trampoline:
 
     def _tail_call(self, call: Call, tail: TailCall, evaluation: EvaluationPlace | None) -> None:
         if tail.target is not None:
-            self._call_target(tail)
+            self._call_target(tail, call)
             return
         arguments = (tail.args, dict(tail.kwargs))
         overrides = _overrides(call.slot, tail.args, tail.kwargs, "the TailCall")
@@ -448,14 +518,14 @@ class Trampoline:
             self._count_call(arguments)
             self.place.again(call, overrides)
 
-    def _call_target(self, tail: TailCall) -> None:
+    def _call_target(self, tail: TailCall, call: Call) -> None:
         assert tail.target is not None
         targets = self._strategy.run.engine.targets
         if tail.target not in targets:
             raise TargetNotFoundError(tail.target, tuple(targets))
         target = targets[tail.target]
         self._count_call((tail.args, dict(tail.kwargs)))
-        self._leave_loop_then(lambda: self._evaluate_target(target, tail))
+        self._leave_loop_then(lambda: self._evaluate_target(target, tail, call))
 
     def _follow(self, call: Call, expression: Any) -> None:
         """A returned expression: an evaluation of its own, in the owner's place."""
@@ -463,7 +533,7 @@ class Trampoline:
             raise StaticGraphError(call.slot.name, repr(expression))
         self._calls += 1
         self._check(self._calls, _arguments(expression))
-        self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall()))
+        self._leave_loop_then(lambda: self._evaluate_target(expression, TailCall(), call))
 
     def _leave_loop_then(self, then: Callable[[], None]) -> None:
         if self._loop is not None and self._home is not None:
@@ -472,9 +542,25 @@ class Trampoline:
         else:
             then()
 
-    def _evaluate_target(self, target: Any, tail: TailCall) -> None:
-        structure, data = self._strategy.load(target)
+    def _evaluate_target(self, target: Any, tail: TailCall, call: Call) -> None:
+        strategy = self._strategy
+        strategy.work(
+            self._loading(target, tail),
+            lambda loaded: self._unfold(*loaded),
+            lambda error: strategy.run.call_failed(call, error),
+        )
+
+    def _unfold(
+        self, structure: Structure, data: tuple[Any, ...], overrides: Mapping[Any, Any]
+    ) -> None:
         self.preceded = {}  # of the structure before
+        self._strategy.unfold(self, structure, data, overrides)
+
+    def _loading(
+        self, target: Any, tail: TailCall
+    ) -> Work[tuple[Structure, tuple[Any, ...], Mapping[Any, Any]]]:
+        """Structure, data and overridden arguments of an expression that is evaluated next."""
+        structure, data = yield from self._strategy.loading(target)
         overrides: Mapping[Any, Any] = NO_OVERRIDES
         if tail.args or tail.kwargs:
             root = structure.slots[structure.root]
@@ -483,7 +569,9 @@ class Trampoline:
                     f"the TailCall gives arguments to {root.kind} {root.name!r}, which takes none"
                 )
             overrides = _overrides(root, tail.args, tail.kwargs, "the TailCall")
-        self._strategy.unfold(self, structure, data, overrides)
+        if not self._strategy.is_prepared(structure, structure.root, False, overrides):
+            yield from self._strategy.preparing(structure, structure.root, False, overrides)
+        return structure, data, overrides
 
     def _iterate(self, root: int, overrides: Mapping[Any, Any], data: Any) -> None:
         self._steps += 1

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from cascade.compiler.reach import Reach
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
 from cascade.expressions import check_target
+from cascade.slices import Work, whole
 from cascade.structure import Ref, Structure, read
 from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
 from cascade.vm.fused import fused_listing
-
-STRUCTURES_AT_A_TIME: Final = 8  # which concurrent runs are compiling
 
 
 class BlueprintBuilder:
@@ -21,9 +19,6 @@ class BlueprintBuilder:
 
     That holds for all routines of a structure together, also if they are asked for one by one.
     """
-
-    def __init__(self) -> None:
-        self._reach = lru_cache(maxsize=STRUCTURES_AT_A_TIME)(Reach)
 
     def build(self, target: Any) -> tuple[Blueprint, tuple[Any, ...]]:
         """The Blueprint of `target` and its data.
@@ -56,7 +51,14 @@ class BlueprintBuilder:
         given: Given = NOTHING_GIVEN,
     ) -> Routine:
         """The code of one kind of evaluation of a part of `structure`."""
-        return RoutineCompiler(self._reach(structure), root, is_body, given).compile()
+        return whole(self.compiling(structure, root, is_body, given))
+
+    def compiling(
+        self, structure: Structure, root: Ref, is_body: bool, given: Given
+    ) -> Work[Routine]:
+        """The same, in slices."""
+        reach = yield from Reach.found(structure)
+        return (yield from RoutineCompiler(reach, root, is_body, given).compiling())
 
 
 def disassemble(target: Any, *, fused: bool = False) -> str:

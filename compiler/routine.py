@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from cascade.compiler.reach import Reach
+from cascade.slices import STEPS, Work, pieces
 from cascade.structure import (
     DICT,
     LIST,
@@ -73,21 +75,25 @@ class RoutineCompiler:
         self._registers: dict[int, int] = {}
         self._count = 0
 
-    def compile(self) -> Routine:
-        """The routine."""
+    def compiling(self) -> Work[Routine]:
+        """The routine, in slices."""
         if self._root < 0:
             return self._routine((isa.Return(0, self._root),), 1, ())
-        self._order = self._reach.ordered(self._root, sorted(self._hold()))
+        held = yield from self._hold()
+        self._order = yield from self._reach.ordered(self._root, sorted(held))
         self._rank = {index: rank for rank, index in enumerate(self._order)}
-        self._find_regions()
-        self._allocate()
-        for index in self._order:
-            self._emit(self._places[index])
-        self._emit_opens()
-        self._rows.sort(key=lambda row: row[:2])
-        code = [row[2] for row in self._rows]
+        yield
+        yield from self._find_regions()
+        yield from self._allocate()
+        for piece in pieces(self._order):
+            for index in piece:
+                self._emit(self._places[index])
+            yield
+        yield from self._emit_opens()
+        code = yield from self._code()
         code.append(isa.Return(0, self._registers[self._root]))
-        return self._routine(*_renumbered(code), tuple(sorted(self._exports)))
+        renumbered = yield from _renumbered(code)
+        return self._routine(*renumbered, tuple(sorted(self._exports)))
 
     def _routine(
         self, code: tuple[isa.Instruction, ...], regions: int, exports: tuple[int, ...]
@@ -96,14 +102,18 @@ class RoutineCompiler:
 
     # What it holds
 
-    def _hold(self) -> set[int]:
+    def _hold(self) -> Work[set[int]]:
         """The slots that may be demanded here; loops are entered by evaluations of their own."""
         if not self._is_body:
             self._exports.update(self._reach.pure)
         held: set[int] = set()
         followed: set[int] = set()
         todo = [self._root, *self._exports]
+        steps = 0
         while todo:
+            steps += 1
+            if not steps % STEPS:
+                yield
             index = todo.pop()
             if index in held:
                 continue
@@ -131,19 +141,24 @@ class RoutineCompiler:
 
     # Regions
 
-    def _find_regions(self) -> None:
+    def _find_regions(self) -> Work[None]:
         self._openers[self._root] = {0: None}
-        for index in reversed(self._order):
-            openers = self._openers.get(index, {})
-            is_exported = index in self._exports
-            if 0 in openers:
-                region = 0
-            elif len(openers) == 1 and not is_exported:
-                (region,) = openers
-            else:
-                region = self._new_region()
-                self._opens += [(opener, region) for opener in openers]
-            self._places[index] = self._place(self._slots[index], region)
+        for piece in pieces(self._order[::-1]):
+            for index in piece:
+                self._places[index] = self._place(self._slots[index], self._region_of(index))
+            yield
+
+    def _region_of(self, index: int) -> int:
+        """Where a slot is demanded: what several regions demand has one that each may open."""
+        openers = self._openers.pop(index, {})
+        if 0 in openers:
+            return 0
+        if len(openers) == 1 and index not in self._exports:
+            (region,) = openers
+            return region
+        region = self._new_region()
+        self._opens += [(opener, region) for opener in openers]
+        return region
 
     def _new_region(self) -> int:
         self._regions += 1
@@ -229,14 +244,16 @@ class RoutineCompiler:
 
     # Registers
 
-    def _allocate(self) -> None:
-        for index in self._order:
-            place = self._places[index]
-            if self._is_root_body(place.slot):
-                for outer in dict.fromkeys(place.slot.after):
-                    self._registers[~outer] = self._new_register()
-            taken = None if self._is_shared(place.slot) else self._taken_over(place.slot)
-            self._registers[index] = self._new_register() if taken is None else taken
+    def _allocate(self) -> Work[None]:
+        for piece in pieces(self._order):
+            for index in piece:
+                place = self._places[index]
+                if self._is_root_body(place.slot):
+                    for outer in dict.fromkeys(place.slot.after):
+                        self._registers[~outer] = self._new_register()
+                taken = None if self._is_shared(place.slot) else self._taken_over(place.slot)
+                self._registers[index] = self._new_register() if taken is None else taken
+            yield
 
     def _new_register(self) -> int:
         self._count += 1
@@ -376,27 +393,53 @@ class RoutineCompiler:
         guarded = [self._first_rank(region, rank) for region in (place.own, *place.then)]
         return min([*conditions, *guarded]) if place.then or place.own != place.region else rank
 
-    def _emit_opens(self) -> None:
+    def _emit_opens(self) -> Work[None]:
         """An `open` stands right below what opens the region that it is in."""
+        if not self._opens:
+            return
         opened: dict[int, tuple[int, int]] = {}
-        for rank, order, row in self._rows:
-            for region in row.opens():
-                opened[region] = min(opened.get(region, (rank, order)), (rank, order))
-        for inside, region in self._opens:  # from consumers to what they need
-            at = opened.get(inside, (self._first_rank(inside, len(self._order)), -1))
-            opened[region] = min(opened.get(region, at), at)
-            self._row(*at, isa.Open(inside, region))
+        for piece in pieces(self._rows):
+            for rank, order, row in piece:
+                for region in row.opens():
+                    opened[region] = min(opened.get(region, (rank, order)), (rank, order))
+            yield
+        for opens in pieces(self._opens):  # from consumers to what they need
+            for inside, region in opens:
+                at = opened.get(inside, (self._first_rank(inside, len(self._order)), -1))
+                opened[region] = min(opened.get(region, at), at)
+                self._row(*at, isa.Open(inside, region))
+            yield
+
+    def _code(self) -> Work[list[isa.Instruction]]:
+        """The rows by rank, and those of one rank by order."""
+        by_rank: dict[int, list[tuple[int, int, isa.Instruction]]] = {}
+        for piece in pieces(self._rows):
+            for row in piece:
+                by_rank.setdefault(row[0], []).append(row)
+            yield
+        code: list[isa.Instruction] = []
+        for ranks in pieces(sorted(by_rank)):
+            for rank in ranks:
+                rows = by_rank[rank]
+                if len(rows) > 1:
+                    rows.sort(key=itemgetter(1))
+                code += [row[2] for row in rows]
+            yield
+        return code
 
 
-def _renumbered(code: list[isa.Instruction]) -> tuple[tuple[isa.Instruction, ...], int]:
+def _renumbered(code: list[isa.Instruction]) -> Work[tuple[tuple[isa.Instruction, ...], int]]:
     """The code with its regions numbered as they come up in it, and how many there are."""
     numbers = {0: 0, isa.NOWHERE: isa.NOWHERE}
 
     def number(region: int) -> int:
         return numbers.setdefault(region, len(numbers) - 1)
 
-    renumbered = tuple([_with_regions(instruction, number) for instruction in code])
-    return renumbered, len(numbers) - 1
+    renumbered: list[isa.Instruction] = []
+    for piece in pieces(code):
+        renumbered += [_with_regions(instruction, number) for instruction in piece]
+        yield
+    return tuple(renumbered), len(numbers) - 1
 
 
 def _with_regions(instruction: isa.Instruction, number: Callable[[int], int]) -> isa.Instruction:

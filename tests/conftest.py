@@ -12,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cascade.cli import main
+from cascade.vm.machine import Machine
+
+Machine.verifies = True  # what the engine compiles for itself
 
 # The fixtures below hold nothing, so all examples of one test may share them.
 SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]

@@ -32,6 +32,7 @@ LAYERS = (
         "mainmodule",
         "containers",
         "interrupts",
+        "slices",
     ),
     (
         "expressions",

@@ -404,7 +404,7 @@ def test_the_routines_of_a_structure_are_bounded(inside: Callable[..., Any]) -> 
         target = cs.task(down)(*[plus(k) for k in range(9)])
         structure, _ = engine.plans.load(target)
         assert await engine.run(target, use_vm=True) == "down"
-        return len(structure.plans)
+        return len(structure.programs)
 
     assert 0 < inside(main) <= machine.MOST_VARIANTS + 3 * 10
 

@@ -198,7 +198,7 @@ def test_sketches_are_bounded_and_go_with_their_structures():
         structure, _ = cache.load(chain(length))
         assert structure.key == read(chain(length)).key
     assert (cache.hits, cache.misses, len(cache)) == (0, 6, 2)
-    assert len(cache._sketches) <= 2
+    assert len(cache._sketched) <= 2
     cache.load(chain(3))
     cache.load(chain(2))
     assert cache.hits == 2

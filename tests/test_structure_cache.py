@@ -378,7 +378,7 @@ def test_an_iteration_has_the_plan_order_of_its_route(seed):
         needed = structure.order_from(plan.root).needed
         assert sorted(needed, key=plan.rank) == list(needed)
         ids = [node.id for node in build_graph(route).graph.nodes]
-        assert [node.id for node in plan.needed_nodes().values()] == ids
+        assert [node.id for _, node in plan.drawn(needed)] == ids
 
 
 @pytest.mark.parametrize("kind", ["loops", "tail calls"])

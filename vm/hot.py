@@ -398,6 +398,8 @@ class HotLoop(HotCode):
         if found is None or self._trampoline.steps_left(self._counts_steps()) < 2:
             return False
         root, overrides = found
+        if not machine.is_prepared(structure, root, True, overrides):
+            return False
         program = machine.program(structure, root, True, overrides)
         fused = program.fused
         if (

@@ -13,7 +13,7 @@ resources is shared with the graph strategy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from cascade.evaluation import (
@@ -27,6 +27,7 @@ from cascade.events import TaskSkipped
 from cascade.executor import surfacing
 from cascade.plan import Plan
 from cascade.run import Run
+from cascade.slices import Work, pieces, together, whole
 from cascade.structure import Ref, Slot, Structure
 from cascade.task import VARARGS
 from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
@@ -103,6 +104,7 @@ class Program:
     """A routine linked for execution."""
 
     __slots__ = (
+        "_sources",
         "counters",
         "dst",
         "first",
@@ -115,52 +117,87 @@ class Program:
         "regions",
         "registers",
         "routine",
-        "sources",
         "starts",
         "steps",
         "straight",
     )
 
-    def __init__(self, structure: Structure, routine: Routine) -> None:
-        code = routine.code
+    def __init__(self, structure: Structure, routine: Routine, plan: Plan) -> None:
         self.heat = 0  # rows that iterations of it have cost, until it is fused
         self.fused: FusedRoutine | str | None = None  # or why there is none
         self.routine = routine
-        self.plan = Plan(structure, routine.root)
-        self.steps = [(HANDLERS[type(row)], row, row.reads()) for row in code]
+        self.plan = plan
+        self.steps: list[tuple[Handler, isa.Instruction, tuple[int, ...]]] = []
         self.registers = [ABSENT] * routine.registers
         self.opened = bytearray(routine.regions)
         self.opened[0] = 1
-        self.regions = routine.regions_of_sites()
+        self.regions: dict[int, int] = {}  # opened when the value of a site is demanded
         self.counters: list[int] = []
         self.dst: dict[int, int] = {}
-        self.readers: dict[int, list[int]] = {}
-        self.sources: list[list[int]] = []  # by row: whose values it reads
+        self.readers: dict[int, tuple[int, ...]] = {}
         self.overwritten: set[int] = set()  # whose register their one reader takes over
+        self._sources: list[list[int]] | None = None
         self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
-        self._link(code)
-        self.first = [pc for pc in reversed(self.starts[0]) if not self.counters[pc]]
-        self.straight = StraightCode.of(self.plan, routine)
+        self.first: list[int] = []
+        self.straight: StraightCode | None = None
 
-    def _link(self, code: tuple[isa.Instruction, ...]) -> None:
+    @staticmethod
+    def linked(structure: Structure, routine: Routine) -> Work[Program]:
+        """The program of a routine, in slices."""
+        plan = yield from Plan.made(structure, routine.root)
+        program = Program(structure, routine, plan)
+        yield from program._link(routine.code)
+        program.first = [pc for pc in reversed(program.starts[0]) if not program.counters[pc]]
+        program.straight = yield from StraightCode.of(plan, routine)
+        return program
+
+    def _link(self, code: tuple[isa.Instruction, ...]) -> Work[None]:
         held: dict[int, int] = {}  # by register: whose value it holds here
-        for pc, row in enumerate(code):
-            reads = row.reads()
-            self.sources.append([held[register] for register in reads])
-            for source in self.sources[pc]:
-                self.readers[source].append(pc)
-            self.counters.append(len(reads) + (row.at != 0))
-            self.starts[row.at].append(pc)
-            if isinstance(row, isa.Producer):
-                if held.get(row.dst, row.source) != row.source:
-                    self.overwritten.add(held[row.dst])
-                held[row.dst] = row.source
-                self.dst[row.source] = row.dst
-                self.readers.setdefault(row.source, [])
+        readers: dict[int, list[int]] = {}
+        for piece in pieces(code):
+            for row in piece:
+                pc = len(self.steps)
+                reads = row.reads()
+                self.steps.append((HANDLERS[type(row)], row, reads))
+                for register in reads:
+                    readers[held[register]].append(pc)
+                self.counters.append(len(reads) + (row.at != 0))
+                self.starts[row.at].append(pc)
+                if isinstance(row, isa.Producer):
+                    if held.get(row.dst, row.source) != row.source:
+                        self.overwritten.add(held[row.dst])
+                    held[row.dst] = row.source
+                    self.dst[row.source] = row.dst
+                    readers.setdefault(row.source, [])
+                    if row.source >= 0:
+                        self.regions.setdefault(row.source, row.at)
+            yield
+        for sources in pieces(tuple(readers)):
+            self.readers.update([(source, tuple(readers[source])) for source in sources])
+            yield
+
+    @property
+    def size(self) -> int:
+        """Its rows, and the straight ones among them once more."""
+        return len(self.steps) + (0 if self.straight is None else len(self.straight.steps))
+
+    @property
+    def sources(self) -> list[list[int]]:
+        """By row, whose values it reads: found out when a frame is restored for the first time."""
+        if self._sources is None:
+            held: dict[int, int] = {}
+            self._sources = []
+            for _, row, reads in self.steps:
+                self._sources.append([held[register] for register in reads])
+                if isinstance(row, isa.Producer):
+                    held[row.dst] = row.source
+        return self._sources
 
 
 class Machine(Strategy):
     """What the evaluations of one run work through: instructions that fire."""
+
+    verifies: ClassVar[bool] = False  # what the engine compiles for itself: tests do
 
     def __init__(self, run: Run, blueprint: Blueprint | None = None) -> None:
         super().__init__(run)
@@ -197,6 +234,25 @@ class Machine(Strategy):
         self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
     ) -> Program:
         """The code for an evaluation that starts at `root` with these arguments given."""
+        key = self._key(structure, root, is_body, overrides)
+        program: Program | None = structure.programs.get(key)
+        return whole(self._programming(structure, key)) if program is None else program
+
+    def is_prepared(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> bool:
+        """Whether there is code for such an evaluation."""
+        return self._key(structure, root, is_body, overrides) in structure.programs
+
+    def preparing(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Work[None]:
+        """Compile the code for such an evaluation."""
+        yield from self._programming(structure, self._key(structure, root, is_body, overrides))
+
+    def _key(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Key:
         given = NOTHING_GIVEN
         if overrides:
             slot = structure.slots[root]
@@ -206,19 +262,31 @@ class Machine(Strategy):
                     self._expressions.clear()
                 names = self._expressions[slot] = _names_of_expressions(slot)
             given = names.intersection(overrides) if names else names
-        key = (root, is_body, given)
-        program = structure.plans.get(key)
-        return self._program(structure, key) if program is None else program
+        return root, is_body, given
 
-    def _program(self, structure: Structure, key: Key) -> Program:
+    def _programming(self, structure: Structure, key: Key) -> Work[Program]:
+        program: Program | None = structure.programs.get(key)
+        if program is not None:
+            return program
+        made: Program = yield from together(
+            structure.making, key, lambda: self._make_program(structure, key)
+        )
+        return made
+
+    def _make_program(self, structure: Structure, key: Key) -> Work[Program]:
         if structure is self._structure and key in self._routines:
             routine = self._routines[key]
         else:
-            routine = self.run.engine.compile(structure, *key)
-            verify_routine(Blueprint(structure, (routine,)), routine)
-        if len(structure.plans) >= MOST_VARIANTS + 3 * len(structure.slots):
-            structure.plans.clear()
-        program = structure.plans[key] = Program(structure, routine)
+            routine = yield from self.run.engine.compiling(structure, *key)
+            if self.verifies:
+                verify_routine(Blueprint(structure, (routine,)), routine)
+        program = yield from Program.linked(structure, routine)
+        plans, programs = self.run.engine.plans, structure.programs
+        if len(programs) >= MOST_VARIANTS + 3 * len(structure.slots):
+            plans.grew(structure, -sum(other.size for other in programs.values()))
+            programs.clear()
+        programs[key] = program
+        plans.grew(structure, program.size)
         return program
 
     def close(self) -> None:
@@ -242,7 +310,16 @@ class Machine(Strategy):
         self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
     ) -> None:
         """Begin the next iteration of a loop: by fused code once it is hot, else interpreted."""
-        program = self.program(home.structure, root, True, overrides)
+        structure = home.structure
+        program = structure.programs.get(self._key(structure, root, True, overrides))
+        if program is None:
+            self.prepare_then(
+                structure,
+                root,
+                overrides,
+                lambda _: self.iterate(trampoline, home, root, overrides),
+            )
+            return
         if self._is_fused(program, overrides):
             loop = HotLoop(self, trampoline, home, program, overrides)
             if loop.has_constants():
@@ -408,7 +485,7 @@ class Frame(PlannedEvaluation):
             for frame, alias in self._watchers.pop(source, ()):
                 frame.write(alias, value)
 
-    def _count_down(self, readers: list[int]) -> None:
+    def _count_down(self, readers: Sequence[int]) -> None:
         counters, fired = self._counters, self._machine.fired
         for pc in readers:
             counters[pc] -= 1

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cascade.executor import usual_class
 from cascade.processor import CONTROL, is_ordinary
+from cascade.slices import STEPS, Work, pieces
 from cascade.structure import LIST, Slot, Structure
 from cascade.values import RELEASED, build
 from cascade.vm import isa
@@ -55,29 +56,41 @@ class StraightCode:
         self.task_names = task_names
 
     @staticmethod
-    def of(plan: Plan, routine: Routine) -> StraightCode | None:
-        """The straight rows with which the routine of a target begins; None if that is no use."""
+    def of(plan: Plan, routine: Routine) -> Work[StraightCode | None]:
+        """The straight rows with which the routine of a target begins; None if that is no use.
+
+        They are found in slices."""
         structure = plan.structure
         if routine.is_body or routine.given:
             return None
-        stop = _stop(structure, routine)
-        rows = routine.code[:stop]
-        calls = [row for row in rows if isinstance(row, isa.Call)]
-        if len(calls) < FEWEST:
+        stop = yield from _stop(structure, routine)
+        names: dict[str, None] = {}
+        steps: list[Step] = []
+        calls = 0
+        for piece in pieces(routine.code[:stop]):
+            for row in piece:
+                slot = structure.slots[row.site]  # type: ignore[attr-defined]
+                steps.append(_step(slot, row))  # type: ignore[arg-type]
+                if isinstance(row, isa.Call):
+                    calls += 1
+                    names[slot.name] = None
+            yield
+        if calls < FEWEST:
             return None
-        names = dict.fromkeys(structure.slots[row.site].name for row in calls)
-        steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined, arg-type]
-        for pc, registers in _last_reads(plan, rows).items():
+        last = yield from _last_reads(plan, routine.code[:stop])
+        for pc, registers in last.items():
             if pc + 1 < len(steps):
                 steps[pc + 1] = _dropping(steps[pc + 1], tuple(registers))
         return StraightCode(steps, stop, tuple(names))
 
 
-def _stop(structure: Structure, routine: Routine) -> int:
+def _stop(structure: Structure, routine: Routine) -> Work[int]:
     """Above which row something else gets ready, whose turn it may be."""
     held: dict[int, int] = {}
     stop = len(routine.code) - 1
     for pc, row in enumerate(routine.code):
+        if pc % STEPS == STEPS - 1:
+            yield
         if row.at:  # what opens its region may come further down
             stop = min(stop, pc)
         elif not _is_straight(structure, row):
@@ -110,12 +123,14 @@ def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
     return _BUILT, _built(slot, row.members), None, row.dst
 
 
-def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> dict[int, list[int]]:
+def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> Work[dict[int, list[int]]]:
     """By row: the registers that nobody needs once the row is done, and nobody takes over."""
     left = plan.uses()[1].copy()
     held: dict[int, int] = {}
     last: dict[int, list[int]] = {}
     for pc, row in enumerate(rows):
+        if pc % STEPS == STEPS - 1:
+            yield
         for register in dict.fromkeys(row.reads()):
             source = held[register]
             if source in left:
