@@ -55,7 +55,7 @@ class PlannedEvaluation(EvaluationPlace):
         "_on_end",
         "_overrides",
         "_plan",
-        "_root",
+        "_outermost",
         "_shared",
         "_slots",
         "_strategy",
@@ -83,7 +83,7 @@ class PlannedEvaluation(EvaluationPlace):
         self._data = data
         self._trampoline = trampoline  # which goes on if the target ends with control
         self._around = around  # of an iteration: the evaluation in which its loop stands
-        self._root: Any = self if around is None else around._root
+        self._outermost: Any = None if around is None else around._root
         self._body: Ref | None = None if around is None else plan.root
         self._invariant: frozenset[int] | None = None
         self._shared = NOTHING_SHARED if around is None else self._root._invariants()
@@ -93,6 +93,11 @@ class PlannedEvaluation(EvaluationPlace):
         self._holdings: Holdings | None = None
         self._chosen: dict[int, Ref] | None = None
         self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
+
+    @property
+    def _root(self) -> Any:
+        """The evaluation around all loops that this one is in. (A field would be a cycle.)"""
+        return self if self._outermost is None else self._outermost
 
     # What a strategy adds
 
@@ -157,12 +162,18 @@ class PlannedEvaluation(EvaluationPlace):
         """Whether the node at `index` is what this iteration of a loop executes."""
         return index == self._body
 
-    # Ending
+    # Beginning and ending
+
+    def _begin(self, on_end: Callable[[Any], None]) -> None:
+        self._on_end = on_end
+        self._strategy.going_on[self] = None
 
     def _end(self, value: Any) -> None:
         """The target is settled: report what was pruned, tear down, and pass the value on."""
         self._report_pruned()
-        on_end = self._on_end
+        on_end, self._on_end = self._on_end, _not_begun
+        self._trampoline = None  # which may go on with this evaluation as the home of a loop
+        self._strategy.going_on.pop(self, None)
         if self._holdings:
             self._strategy.run.spawn(lambda: self._close_then(on_end, value))
         else:
@@ -173,6 +184,13 @@ class PlannedEvaluation(EvaluationPlace):
         await self._strategy.run.close_holdings(self._holdings)
         on_end(value)
         self._strategy.propagate()
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        self._on_end = _not_begun
+        self._trampoline = None
+        self._overrides = NO_OVERRIDES
+        self._data = ()
 
     def outcome(self, value: Any) -> Any:
         """What a run, or a returned expression, makes of its target's value or being skipped."""

@@ -72,6 +72,7 @@ class Lease:
             if error is not self.failure and not has_ended(self.scope):
                 keeper.set_up_failed(self.definition, error)
         finally:
+            self.value = self.failure = None  # the failure's traceback refers to this frame
             self.closed.set()
 
     async def _lend(self, keeper: Keeper) -> None:

@@ -92,6 +92,12 @@ class Interpretation(Strategy):
             return False
         return True
 
+    def close(self) -> None:
+        """The run is over."""
+        self.demanded.clear()
+        self.settled.clear()
+        super().close()
+
     def clear_record_then(self, then: Callable[[], None]) -> None:
         """Between two evaluations, when nothing recorded belongs to one that goes on."""
 
@@ -140,11 +146,17 @@ class Evaluation(PlannedEvaluation):
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
-        self._on_end = on_end
         if self._plan.root < 0:
             on_end(self._data[~self._plan.root])
-        else:
-            self._interpretation.demanded.append((self, self._plan.root))
+            return
+        self._begin(on_end)
+        self._interpretation.demanded.append((self, self._plan.root))
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        super().release()
+        self._values.clear()
+        self._readers.clear()
 
     # Demand
 

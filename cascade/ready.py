@@ -31,19 +31,23 @@ class Place:
         self.parent_index = parent_index
         self.parent_rank = parent_rank
         self.depth: int = 0
-        self._jump: Place = self
+        self._jump: Place | None = None  # the outermost refers to none: it would be a cycle
         if parent is not None:
             # Jumps as in a skew-binary list: any place around is found in O(log depth) steps.
             self.depth = parent.depth + 1
             jump = parent._jump
-            doubles = parent.depth - jump.depth == jump.depth - jump._jump.depth
-            self._jump = jump._jump if doubles else parent
+            further = None if jump is None else jump._jump
+            self._jump = parent
+            if jump is not None and further is not None:
+                if parent.depth - jump.depth == jump.depth - further.depth:
+                    self._jump = further
 
     def _around_at(self, depth: int) -> Place:
         """The place around this one that stands at `depth`."""
         place = self
         while place.depth > depth:
-            place = place._jump if place._jump.depth >= depth else cast("Place", place.parent)
+            jump = cast("Place", place._jump)
+            place = jump if jump.depth >= depth else cast("Place", place.parent)
         return place
 
     def precedes(self, rank: int, other: Place, other_rank: int) -> bool:
@@ -59,7 +63,7 @@ class Place:
             return rank < other_rank
         while one.parent is not two.parent:
             if one._jump is not two._jump:
-                one, two = one._jump, two._jump
+                one, two = cast("Place", one._jump), cast("Place", two._jump)
             else:
                 one, two = cast("Place", one.parent), cast("Place", two.parent)
         return one.parent_rank < two.parent_rank
@@ -111,6 +115,10 @@ class Place:
 
     def completed(self, call: Call, value: Any) -> None:
         """A call came to a value, or to control."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
         raise NotImplementedError
 
 

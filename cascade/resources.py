@@ -373,12 +373,15 @@ async def opened(
     if failure is not None and was_cancelled and not is_cancellation(failure):
         # A scope that the resource itself holds open ended the body.
         raise broken if broken is not None else _ended_by_itself(definition)
-    if broken is not None and was_requested and not was_cancelled:
-        raise broken  # a TaskGroup of asyncio that the resource holds open ends the body so
-    if broken is not None:
-        failed(broken, failure)
-    if failure is not None:
-        raise failure
+    try:
+        if broken is not None and was_requested and not was_cancelled:
+            raise broken  # a TaskGroup of asyncio that the resource holds open ends the body so
+        if broken is not None:
+            failed(broken, failure)
+        if failure is not None:
+            raise failure
+    finally:
+        del failure, broken  # their tracebacks refer to this frame
 
 
 def _ended_by_itself(definition: ResourceDefinition) -> RuntimeError:

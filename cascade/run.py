@@ -139,23 +139,50 @@ class Run:
             self.engine.gate.leave_run(self.session)
             self._tell_finished(started)
             self.bus.leave_run(self.id)
-            if self._ended_by is not None:
-                raise self._ended_by
-        if self._teardown_failures:
-            self._raise_teardown_failures()
-        if self.failure is not None:
-            raise self.failure
-        return self.result
+            result, failure = self.result, self._outcome()
+            ended_by = self._ended_by
+            self._let_go()
+            try:
+                if ended_by is not None:
+                    raise ended_by
+            finally:
+                del ended_by  # its traceback refers to this frame
+        if failure is None:
+            return result
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback refers to this frame
 
-    def _raise_teardown_failures(self) -> None:
+    def _outcome(self) -> BaseException | None:
+        """What the run fails with, if it does."""
+        if not self._teardown_failures:
+            return self.failure
         failures = [e for e in (self.failure, *self._teardown_failures) if e is not None]
         interrupts = [error for error in failures if isinstance(error, KeyboardInterrupt)]
         if interrupts:  # never in a group
             for error in failures:
                 if error is not interrupts[0]:
                     add_note(interrupts[0], f"the run had failed: {error_text(error)}")
-            raise interrupts[0]
-        raise BaseExceptionGroup(f"the tear-down of run {self.id} failed", failures)
+            return interrupts[0]
+        return BaseExceptionGroup(f"the tear-down of run {self.id} failed", failures)
+
+    def _let_go(self) -> None:
+        """The run is over: nothing here refers to its values, or back to what refers to it.
+
+        Its values and failures go with their last user then, without the cyclic collector.
+        """
+        self.result = self.failure = self._interruption = self._ended_by = None
+        self._teardown_failures = []
+        self._later_failures = []
+        self.inputs = Inputs(None)
+        self._inline = ReadyQueue()
+        self._starting = ReadyQueue()
+        self._postponed.clear()
+        self._spawned = []
+        self._open_holdings.clear()
+        self._hosts = self._work = None
+        del self.session, self.processor, self.holdings
 
     # What strategies say
 
@@ -436,8 +463,11 @@ class Run:
             elif self._work is None or not has_ended(self._work.cancel_scope):
                 self.fail(error, f"in run {self.id}")
         interruption = await self._release(self.failure or interruption) or interruption
-        if interruption is not None:
-            raise interruption
+        try:
+            if interruption is not None:
+                raise interruption
+        finally:
+            del interruption  # its traceback refers to this frame
 
     async def _work_in_group(self) -> None:
         async with anyio.create_task_group() as self._work:
@@ -512,7 +542,7 @@ class Run:
     async def _await_alone(self) -> None:
         """Await what stands alone right here: a task of its own would cost more than the call."""
         self._tasks += 1
-        await self._carry_out(self._starting.pop())
+        await self._carry_out(self._starting.pop(), is_alone=True)
         if self._caller is None or requests():
             await checkpoint_if_cancelled()  # the call may have suppressed that a scope ends
         if not self.is_over:
@@ -568,7 +598,7 @@ class Run:
         self._start_next(work, all_started)
         await self._carry_out(call)
 
-    async def _carry_out(self, call: Any) -> None:
+    async def _carry_out(self, call: Any, *, is_alone: bool = False) -> None:
         try:
             if self.is_over:
                 return
@@ -580,7 +610,9 @@ class Run:
                 if self._caller is not None and requests() and self.failure is None:
                     await self.leave_requests_behind()
         except BaseException as error:
-            self._task_failed(error, call if call.__class__ is Call else None)
+            own = call if call.__class__ is Call else None
+            if self._goes_on(error, own, is_alone=is_alone):
+                raise
         finally:
             self._tasks -= 1
 
@@ -590,20 +622,26 @@ class Run:
         try:
             await function(*args)
         except BaseException as error:
-            self._task_failed(error, call)
+            if self._goes_on(error, call, is_alone=False):
+                raise
 
     async def _guard_task(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await function()
         except BaseException as error:
-            self._task_failed(error, None)
+            if self._goes_on(error, None, is_alone=False):
+                raise
         finally:
             self._tasks -= 1
 
-    def _task_failed(self, error: BaseException, call: Call | None) -> None:
-        """A task of the work group ends with `error`: cancellation goes on, all else is told."""
+    def _goes_on(self, error: BaseException, call: Call | None, *, is_alone: bool) -> bool:
+        """Whether `error`, with which a task ends, is its cancellation; all else is told here.
+
+        A group whose scope is cancelled needs no telling: anyio would keep what it is told, with
+        its traceback, in a reference cycle.
+        """
         if self.is_cancelled_by(error):
-            raise error
+            return is_alone or not is_cancellation(error)
         if is_being_cancelled() and self.failure is None:
             # The run is being cancelled from outside, and that is what it ends with.
             logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
@@ -611,6 +649,7 @@ class Run:
             self.fail(error, f"in run {self.id}")
         else:
             self.call_failed(call, error)
+        return False
 
     def _wake_up(self) -> None:
         if self._wake is not None:

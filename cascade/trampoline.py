@@ -7,7 +7,8 @@ stack and memory. It is the same for both strategies, which bring the evaluation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from sys import maxsize
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,7 @@ class Strategy:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.going_on: dict[Place, None] = {}  # what holds values: evaluations, items of maps
         self._is_propagating = False
 
     def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
@@ -84,7 +86,16 @@ class Strategy:
             root.begin(lambda value: run.finish(root.outcome(value)))
             self.propagate()
 
-        return await run.execute(name, params, begin)
+        try:
+            return await run.execute(name, params, begin)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """The run is over: what has not come to its end is let go of."""
+        while self.going_on:
+            place, _ = self.going_on.popitem()
+            place.release()
 
     def evaluation(
         self,
@@ -238,19 +249,28 @@ class MapItems(Place):
         if not self._missing:
             self._evaluation.settle_from(self._slot.index, [])
             return
+        self._strategy.going_on[self] = None
         resources = deferred_names(constants.values())
         rows = enumerate(zip(*items.values(), strict=True))
+        self._make_ready(rows, tuple(items), constants, amounts, resources)
 
-        def make_ready() -> None:
-            slice_end = perf_counter() + SLICE
-            for position, values in rows:
-                named = {**constants, **dict(zip(items, values, strict=True))}
-                self._execute(position, named, amounts, resources)
-                if not position % STEPS_BETWEEN_LOOKS and perf_counter() >= slice_end:
-                    self._strategy.run.postpone(make_ready)
-                    return
-
-        make_ready()
+    def _make_ready(
+        self,
+        rows: Iterator[tuple[int, tuple[Any, ...]]],
+        names: tuple[str, ...],
+        constants: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+        resources: tuple[str, ...],
+    ) -> None:
+        """Make items ready until the slice of time is over; the rest follows later."""
+        slice_end = perf_counter() + SLICE
+        for position, values in rows:
+            named = {**constants, **dict(zip(names, values, strict=True))}
+            self._execute(position, named, amounts, resources)
+            if not position % STEPS_BETWEEN_LOOKS and perf_counter() >= slice_end:
+                rest = partial(self._make_ready, rows, names, constants, amounts, resources)
+                self._strategy.run.postpone(rest)
+                return
 
     def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
         """Execute an item anew with other arguments."""
@@ -294,7 +314,14 @@ class MapItems(Place):
         if self._strategy.run.activity is not None:
             self._strategy.run.activity.item_done(self._slot.name)
         if not self._missing:
-            self._evaluation.settle_from(self._slot.index, self._results)
+            self._strategy.going_on.pop(self, None)
+            results, self._results = self._results, []
+            self._evaluation.settle_from(self._slot.index, results)
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        self._results = []
+        self._trampolines.clear()
 
     def local_id(self, index: int) -> str:
         """The id of the item's node: the map's id, the position, and its place in the item."""
@@ -519,6 +546,7 @@ class Trampoline:
             return
         if self.returned is not None:
             value = self.returned.outcome(value)
+        self._home = self.returned = None  # which refer to this trampoline
         self.place.settle_from(self.index, value)
 
 

@@ -141,7 +141,7 @@ class FusedRoutine:
 class Linked:
     """Fused code whose guards may be set and emptied."""
 
-    __slots__ = ("_calls", "_cells", "_guards", "run", "version")
+    __slots__ = ("__weakref__", "_calls", "_cells", "_guards", "run", "version")
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self.run = run

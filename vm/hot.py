@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakMethod, ref
 
 from cascade.cancellation import is_cancellation
 from cascade.executor import usual_class
@@ -229,12 +230,13 @@ class HotCode:
             bound = {pc: site.bound() for pc, site in self._sites.items()}
             linked = guards(machine, fused, bound)
             for site in self._sites.values():
-                site.others_are_ready = linked.disarm
+                site.others_are_ready = WeakMethod(linked.disarm)
             self._observed = watch.version, self._program, linked
         return self._observed[2]
 
     def _made_sites(self) -> dict[int, Site]:
         frame, run = self._frame(None), self._machine.run
+        frame.release()  # it never begins: it is where the calls stand
         slots = frame.structure.slots
         return {
             pc: Site(run, frame, slots[row.site])
@@ -460,8 +462,14 @@ def guards(
     run, watch = machine.run, machine.watch
     tier = run.engine.fused_tier
 
+    def own() -> Linked:
+        linked = reference()
+        assert linked is not None, "it runs"
+        return linked
+
     def leave(pc: int, value: Any) -> bool:
         """The value of row `pc` is of another class than the last, or something has changed."""
+        linked = own()
         if linked.version != watch.version or not is_ordinary(value):
             return True
         if tier.leaves is not None:
@@ -477,14 +485,14 @@ def guards(
         """Whether `data` of a Jump is the first argument of the next iteration."""
         if isinstance(data, dict) or data is None:
             return False
-        linked.learn_data(data.__class__)
+        own().learn_data(data.__class__)
         return True
 
     def pace(batch: int, done: int, most: int, now: float, last: float) -> Turns:
         """The next batch and when to ask again; an empty one to pause."""
         batch = fused.adapt(batch, now - last)
         if fused.is_slow:
-            linked.forget()
+            own().forget()
         return fused.turns(0 if now >= run.slice_end else batch, done, most)
 
     async def pace_async(
@@ -495,17 +503,18 @@ def guards(
             return (), limit, run.slice_end
         if not turns and done < most:
             await run.give_way()
-            if not run.is_over and linked.version == watch.version:
+            if not run.is_over and own().version == watch.version:
                 turns, limit = fused.turns(fused.batch, done, most)
         return turns, limit, run.slice_end
 
     def literal(number: int, value: Any) -> bool:
         """Whether a value in a returned expression is data, in the place of literal `number`."""
         if value.__class__ in PLAIN:
-            linked.learn_literal(number, value.__class__)
+            own().learn_literal(number, value.__class__)
             return True
         return is_literal(value)
 
     asked = (leave, pace_async if fused.features.is_async else pace, usual, literal)
     linked = fused.linked(asked, sites)
+    reference = ref(linked)  # the code must not keep itself alive
     return linked

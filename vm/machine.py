@@ -217,17 +217,15 @@ class Machine(Strategy):
         program = structure.plans[key] = Program(structure, routine)
         return program
 
-    # The fused tier
+    def close(self) -> None:
+        """The run is over."""
+        if self._watch is not None:
+            self._watch.close()
+        self.fired.clear()
+        self._linked.clear()
+        super().close()
 
-    async def execute_loaded(
-        self, structure: Structure, data: tuple[Any, ...], params: Mapping[str, Any], name: str
-    ) -> Any:
-        """Compute the target of `structure`; `name` is for a target that is a literal."""
-        try:
-            return await super().execute_loaded(structure, data, params, name)
-        finally:
-            if self._watch is not None:
-                self._watch.close()
+    # The fused tier
 
     @property
     def watch(self) -> Watch:
@@ -329,7 +327,7 @@ class Frame(PlannedEvaluation):
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
-        self._on_end = on_end
+        self._begin(on_end)
         straight = self.program.straight
         is_own = not self._overrides  # straight rows have the target's own arguments
         if straight is not None and is_own and self._machine.may_run(straight.task_names):
@@ -346,7 +344,7 @@ class Frame(PlannedEvaluation):
 
         `left` are its local variables; with `is_begun` the row `pc` is going on, else it is next.
         """
-        self._on_end = on_end
+        self._begin(on_end)
         opened = self._opened
         for region in range(1, len(opened)):
             opened[region] = left[f"g{region}"]
@@ -377,6 +375,12 @@ class Frame(PlannedEvaluation):
 
     def _of(self, ref: Ref, left: Mapping[str, Any]) -> Any:
         return self._data[~ref] if ref < 0 else left[f"r{ref}"]
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        super().release()
+        self.registers.clear()
+        self._watchers = None
 
     # Regions and registers
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from cascade.cancellation import is_cancellation
 from cascade.executor import is_awaitable, usual_class
@@ -48,7 +49,8 @@ class Site:
         self._run = run
         self._processor = run.processor
         self._gated = run.engine.gate.limits(slot.name)
-        self.others_are_ready: Callable[[], object] = _nothing  # whose turn may be before the next
+        # Tells the code that others are ready, whose turn may be before the next call's.
+        self.others_are_ready: WeakMethod[Callable[[], object]] | None = None
         rank = frame.rank(slot.index)
         self.call = NamedCall(frame, slot.index, rank, slot, (), NO_KWARGS, NO_AMOUNTS)
         self.call.known_id = frame.task_id(slot.index)
@@ -69,8 +71,13 @@ class Site:
             if not self._processor.admit_now(call):
                 raise Leave
             if self._run.has_ready:  # the gate has seen that the time of somebody has come
-                self.others_are_ready()
+                self._tell_others_are_ready()
         return call
+
+    def _tell_others_are_ready(self) -> None:
+        tell = None if self.others_are_ready is None else self.others_are_ready()
+        if tell is not None:
+            tell()
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         call = self._begin(args, kwargs)
@@ -96,7 +103,3 @@ class Site:
         processor.give_back(call)
         self.is_told = True
         return value
-
-
-def _nothing() -> None:
-    """Nobody is told."""
