@@ -67,10 +67,11 @@ class Lease:
                     self.scope.shield = True
                     await self._lend(keeper)
         except BaseException as error:
-            if is_cancellation(error):
-                raise
-            if error is not self.failure and not has_ended(self.scope):
-                keeper.set_up_failed(self.definition, error)
+            if error is not self.failure:  # which the run ends with already
+                if is_cancellation(error):
+                    raise
+                if not has_ended(self.scope):
+                    keeper.set_up_failed(self.definition, error)
         finally:
             self.value = self.failure = None  # the failure's traceback refers to this frame
             self.closed.set()
