@@ -52,10 +52,12 @@ class PlannedEvaluation(EvaluationPlace):
         "_data",
         "_holdings",
         "_invariant",
+        "_needs",
         "_on_end",
         "_overrides",
-        "_plan",
         "_outermost",
+        "_plan",
+        "_readers_left",
         "_shared",
         "_slots",
         "_strategy",
@@ -92,6 +94,8 @@ class PlannedEvaluation(EvaluationPlace):
         self._on_end: Callable[[Any], None] = _not_begun
         self._holdings: Holdings | None = None
         self._chosen: dict[int, Ref] | None = None
+        self._needs, readers = plan.uses()
+        self._readers_left = readers.copy()  # by slot: who may need it, and has no value yet
         self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
 
     @property
@@ -127,6 +131,10 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _was_demanded(self, index: int) -> bool:
         """Whether somebody needed the slot, now that the evaluation ends."""
+        raise NotImplementedError
+
+    def _drop(self, index: int) -> bool:
+        """Let go of the value of the slot, which nobody needs any more; False if it has none."""
         raise NotImplementedError
 
     # What it is
@@ -212,6 +220,23 @@ class PlannedEvaluation(EvaluationPlace):
         """End without a value: what the target goes on with is the trampoline's."""
         self._on_end = lambda _: then()
         self._end(None)
+
+    # Values that nobody needs any more
+
+    def _let_go_of_needs(self, index: int) -> None:
+        """The slot is settled: what it needed goes if nobody else may need it any more.
+
+        A slot that has not been demanded by now, and that nobody may demand any more, needs
+        nothing any more either.
+        """
+        needs, left = self._needs, self._readers_left
+        todo = [index]
+        for current in todo:  # grows
+            for part in needs.get(current, ()):
+                if left[part] > 1:
+                    left[part] -= 1
+                elif not self._drop(part):
+                    todo.append(part)
 
     # Inputs and resources
 

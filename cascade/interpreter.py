@@ -36,6 +36,7 @@ from cascade.structure import (
 )
 from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
 from cascade.values import (
+    RELEASED,
     Deferred,
     Skipped,
     open_slots,
@@ -240,6 +241,8 @@ class Evaluation(PlannedEvaluation):
 
     def _settle(self, index: int, value: Any) -> None:
         self._values[index] = value
+        if index in self._needs:
+            self._let_go_of_needs(index)
         self._interpretation.settled.append((self, index))
 
     def spread(self, index: int) -> None:
@@ -280,6 +283,12 @@ class Evaluation(PlannedEvaluation):
 
     def _was_demanded(self, index: int) -> bool:
         return index in self._values or index in self._readers
+
+    def _drop(self, index: int) -> bool:
+        if index in self._values:
+            self._values[index] = RELEASED
+            return True
+        return False
 
     # Nodes: conditions, then inputs, then the call
 

@@ -26,7 +26,7 @@ class Plan:
     ranks and positions follow from those of the structure, however many roots it has.
     """
 
-    __slots__ = ("_block", "_nodes", "_order", "root", "structure")
+    __slots__ = ("_block", "_nodes", "_order", "_uses", "root", "structure")
 
     def __init__(self, structure: Structure, root: Ref) -> None:
         self.structure = structure
@@ -34,6 +34,29 @@ class Plan:
         self._block = structure.block_of(root)
         self._nodes: dict[int, Node] = {}
         self._order: dict[int, tuple[int, int]] | None = None
+        self._uses: tuple[dict[int, tuple[int, ...]], dict[int, int]] | None = None
+
+    def uses(self) -> tuple[dict[int, tuple[int, ...]], dict[int, int]]:
+        """By slot: what it may need that can be released, and how many such slots may need it.
+
+        Loops count for nothing: what they need is demanded by evaluations of their own.
+        """
+        if self._uses is None:
+            slots, kept = self.structure.slots, self.structure.kept
+            needs: dict[int, tuple[int, ...]] = {}
+            readers: dict[int, int] = {}
+            todo = [] if self.root < 0 else [self.root]
+            for index in todo:  # grows
+                slot = slots[index]
+                if slot.bound is not None and index != self.root:
+                    continue
+                needs[index] = tuple([part for part in slot.parts if part not in kept])
+                for part in slot.parts:
+                    if part not in readers:
+                        todo.append(part)
+                    readers[part] = readers.get(part, 0) + 1
+            self._uses = needs, {part: n for part, n in readers.items() if part not in kept}
+        return self._uses
 
     def rank(self, slot: int) -> int:
         """Where a slot stands in plan order, those that only jump routes lead to last."""

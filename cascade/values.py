@@ -6,11 +6,14 @@ Both strategies share it: it knows slots, and nothing of who computes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from cascade.containers import rebuilt
 from cascade.structure import DICT, LIST, MAP, RESOURCE, Ref, Slot
 from cascade.task import VARARGS, Task
+
+
+RELEASED: Final = object()  # instead of a value that nobody needs any more
 
 
 class Skipped:

@@ -30,7 +30,7 @@ from cascade.run import Run
 from cascade.structure import Ref, Slot, Structure
 from cascade.task import VARARGS
 from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
-from cascade.values import Deferred, Skipped, overridden
+from cascade.values import RELEASED, Deferred, Skipped, overridden
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import FusedRoutine, Linked
@@ -109,6 +109,7 @@ class Program:
         "fused",
         "heat",
         "opened",
+        "overwritten",
         "plan",
         "readers",
         "regions",
@@ -135,10 +136,11 @@ class Program:
         self.dst: dict[int, int] = {}
         self.readers: dict[int, list[int]] = {}
         self.sources: list[list[int]] = []  # by row: whose values it reads
+        self.overwritten: set[int] = set()  # whose register their one reader takes over
         self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
         self._link(code)
         self.first = [pc for pc in reversed(self.starts[0]) if not self.counters[pc]]
-        self.straight = StraightCode.of(structure, routine)
+        self.straight = StraightCode.of(self.plan, routine)
 
     def _link(self, code: tuple[isa.Instruction, ...]) -> None:
         held: dict[int, int] = {}  # by register: whose value it holds here
@@ -150,6 +152,8 @@ class Program:
             self.counters.append(len(reads) + (row.at != 0))
             self.starts[row.at].append(pc)
             if isinstance(row, isa.Producer):
+                if held.get(row.dst, row.source) != row.source:
+                    self.overwritten.add(held[row.dst])
                 held[row.dst] = row.source
                 self.dst[row.source] = row.dst
                 self.readers.setdefault(row.source, [])
@@ -361,13 +365,15 @@ class Frame(PlannedEvaluation):
     def resume(self, pc: int, is_begun: bool) -> None:
         """Go on at row `pc`, which is going on already if `is_begun`; all above it is done."""
         program, opened = self.program, self._opened
-        written = {row.source for row in self.done_above(pc) if _gives_value(row)}
+        written = dict.fromkeys(row.source for row in self.done_above(pc) if _gives_value(row))
         for index, row in enumerate(program.routine.code):
             missing = sum(source not in written for source in program.sources[index])
             self._counters[index] = missing + (not opened[row.at])
             is_done = (index < pc and opened[row.at]) or (index == pc and is_begun)
             if not is_done and not self._counters[index]:
                 self._machine.fired.append((self, index))
+        for source in written:
+            self._let_go_of_needs(source)
 
     def done_above(self, pc: int) -> Iterator[Any]:
         """The rows above `pc` whose regions are open."""
@@ -396,6 +402,8 @@ class Frame(PlannedEvaluation):
         program = self.program
         self.registers[program.dst[source]] = value
         self._count_down(program.readers[source])
+        if source in self._needs:
+            self._let_go_of_needs(source)
         if self._watchers is not None:
             for frame, alias in self._watchers.pop(source, ()):
                 frame.write(alias, value)
@@ -453,6 +461,15 @@ class Frame(PlannedEvaluation):
     def _was_demanded(self, index: int) -> bool:
         region = self.program.regions.get(index)
         return region is not None and bool(self._opened[region])
+
+    def _drop(self, index: int) -> bool:
+        if index in self.program.overwritten:
+            return self._was_demanded(index)
+        register = self.program.dst.get(index)
+        if register is None or self.registers[register] is ABSENT:
+            return False
+        self.registers[register] = RELEASED
+        return True
 
     def end(self, value: Any) -> None:
         """The target has its value: all of its code is done."""

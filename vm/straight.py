@@ -15,7 +15,7 @@ the interpreter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 from cascade.executor import usual_class
 from cascade.processor import CONTROL, is_ordinary
 from cascade.structure import LIST, Slot, Structure
-from cascade.values import build
+from cascade.values import RELEASED, build
 from cascade.vm import isa
 from cascade.vm.blueprint import Routine
 
 if TYPE_CHECKING:
+    from cascade.plan import Plan
     from cascade.vm.machine import Frame, Machine
 
 LOOK: Final = 64  # rows between two looks at the clock, while they are fast
@@ -54,8 +55,9 @@ class StraightCode:
         self.task_names = task_names
 
     @staticmethod
-    def of(structure: Structure, routine: Routine) -> StraightCode | None:
+    def of(plan: Plan, routine: Routine) -> StraightCode | None:
         """The straight rows with which the routine of a target begins; None if that is no use."""
+        structure = plan.structure
         if routine.is_body or routine.given:
             return None
         stop = _stop(structure, routine)
@@ -65,6 +67,9 @@ class StraightCode:
             return None
         names = dict.fromkeys(structure.slots[row.site].name for row in calls)
         steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined, arg-type]
+        for pc, registers in _last_reads(plan, rows).items():
+            if pc + 1 < len(steps):
+                steps[pc + 1] = _dropping(steps[pc + 1], tuple(registers))
         return StraightCode(steps, stop, tuple(names))
 
 
@@ -103,6 +108,38 @@ def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
     if slot.kind is LIST and not slot.data and len(row.members) > 1:
         return _BUILT, _listed(itemgetter(*row.members)), None, row.dst
     return _BUILT, _built(slot, row.members), None, row.dst
+
+
+def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> dict[int, list[int]]:
+    """By row: the registers that nobody needs once the row is done, and nobody takes over."""
+    left = plan.uses()[1].copy()
+    held: dict[int, int] = {}
+    last: dict[int, list[int]] = {}
+    for pc, row in enumerate(rows):
+        for register in dict.fromkeys(row.reads()):
+            source = held[register]
+            if source in left:
+                left[source] -= 1
+                if not left[source] and register != row.dst:  # type: ignore[attr-defined]
+                    last.setdefault(pc, []).append(register)
+        held[row.dst] = row.source  # type: ignore[attr-defined]
+    return last
+
+
+def _dropping(step: Step, registers: tuple[int, ...]) -> Step:
+    """The step, before which the values of these registers go."""
+    kind, function, operands, dst = step
+
+    def drop_and_call(cells: Cells) -> Any:
+        for register in registers:
+            cells[register] = RELEASED
+        if kind == _ONE:
+            return function(cells[operands])
+        if kind == _MANY:
+            return function(*operands(cells))
+        return function(cells)
+
+    return _BUILT if kind == _BUILT else _OTHER, drop_and_call, None, dst
 
 
 def _called(function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Cells], Any]:
