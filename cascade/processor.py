@@ -13,11 +13,12 @@ import logging
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sleep
-from anyio.lowlevel import checkpoint_if_cancelled, current_token
+from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled, current_token
 
 from cascade.admission import FREE
 from cascade.cache import Hit, cache_key
@@ -55,6 +56,7 @@ CONTROL: Final = (
 STALL: Final = 0.1  # seconds that an inline task may hold the loop before it is reported
 
 
+AGAIN: Final = object()  # instead of a value: the call waits, without a task, and is made ready
 _ABANDONED: Final = object()  # the outcome of a call whose task was cancelled before its turn
 
 
@@ -65,6 +67,7 @@ class Call:
         "amounts",
         "args",
         "attempt",
+        "flight",
         "index",
         "kwargs",
         "outcome",
@@ -98,6 +101,7 @@ class Call:
         self.attempt = 1
         self.started = 0.0
         self.ticket: Ticket | None = None
+        self.flight: _Flight | None = None  # its own while it has not landed, or that of another
         self.turn: Event | None = None
         self.outcome: Any = None
 
@@ -203,11 +207,7 @@ class Processor:
         elif pause == 0:
             self._run.make_ready(call)
         else:
-            self._run.spawn_call(call, self._retry_later, call, pause)
-
-    async def _retry_later(self, call: Call, pause: float) -> None:
-        await sleep(pause)
-        self._run.make_ready(call)
+            self._run.make_ready_after(pause, call)
 
     async def _await_value(self, call: Call, awaitable: Any) -> None:
         """The sync function gave an awaitable: its value counts, as the same attempt."""
@@ -221,15 +221,29 @@ class Processor:
             pause = self._pause_before_retry(call, error)
             if pause is None:
                 raise
-            await self._retry_later(call, pause)
+            self._run.make_ready_after(pause, call)
             return
         self.finished(call, "Succeeded", None)
         call.place.completed(call, value)
 
     # The path with detours
 
+    def is_admitted(self, call: Call) -> bool:
+        """Whether a call gets a task now; one that the gate denies waits without a task."""
+        if call.ticket is not None:
+            return True
+        if call.slot.cache is not None and (call.flight is None or call.flight.has_landed):
+            return True  # the cache comes first
+        if self._asks_in_turn(call):
+            return True
+        try:
+            return self._admit(call)
+        except (ValueError, DeadlockError) as error:
+            self._run.call_failed(call, error)
+            return False
+
     async def process(self, call: Call) -> Any:
-        """The value, or control, that the call comes to, after all its attempts."""
+        """The value, or control, that the call comes to, or AGAIN if it goes on in another task."""
         if call.slot.cache is not None:
             return await self._process_cached(call)
         if call.slot.retry is None:
@@ -244,16 +258,17 @@ class Processor:
                 pause = self._pause_before_retry(call, error)
                 if pause is None:
                     raise
-                await sleep(pause)
+            if pause > 0 or self._run.gated(call):
+                self._run.make_ready_after(pause, call)
+                return AGAIN
+            await checkpoint()
 
     async def _attempt(self, call: Call) -> Any:
+        if self._run.is_over or not self.is_admitted(call):
+            return AGAIN
+        if call.ticket is not None and not self._start(call):
+            return AGAIN  # the constraints have changed between the grant and the start
         try:
-            if self._run.gated(call) and not self._asks_in_turn(call):
-                await self._acquire(call)
-            if self._run.is_over:
-                await checkpoint_if_cancelled()
-            while call.ticket is not None and not self._start(call):
-                await self._wait_at_gate(call.ticket)
             self.surround(call)
             if not call.resources:
                 return await self._announced(call, call.args, call.kwargs)
@@ -467,28 +482,9 @@ class Processor:
         """Whether the call may start now; otherwise it is parked, and made ready when it may."""
         if not self._run.gated(call):
             return True
-        make_ready = self._run.make_ready
+        resume = partial(self._run.make_ready, call)
         # Not whether it is parked still: who hears that it is may have freed it already.
-        return self._ask(call, lambda: make_ready(call)).reason is None
-
-    async def _acquire(self, call: Call) -> None:
-        """Wait until the call may start."""
-        admitted = Event()
-        try:
-            ticket = self._ask(call, admitted.set)
-        except (ValueError, DeadlockError) as error:
-            self._run.call_failed(call, error)  # and no retry follows
-            raise
-        if ticket.parked:
-            await admitted.wait()
-            await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
-
-    async def _wait_at_gate(self, ticket: Ticket) -> None:
-        """Wait again: the constraints have changed between the grant and the start."""
-        admitted = Event()
-        ticket.resume = admitted.set
-        await admitted.wait()
-        await checkpoint_if_cancelled()
+        return self._ask(call, resume).reason is None
 
     def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
         ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, resume)
@@ -530,36 +526,63 @@ class Processor:
 
     async def _process_cached(self, call: Call) -> Any:
         """A hit, or the value computed once however many ask for it at the same time."""
-        cache = call.slot.cache
-        key = cache_key(call.slot.task, self._named_arguments(call))
-        while (flight := self._flights.get((id(cache), key))) is not None:
-            await flight.landed.wait()
+        flight = call.flight
+        if flight is not None and flight.has_landed:
+            call.flight = None
             if flight.has_value:
                 self._cache_hit(call)
                 return flight.value
-        flight = self._flights[id(cache), key] = _Flight()
+            flight = None
+        if flight is None:
+            cache = call.slot.cache
+            key = cache_key(call.slot.task, self._named_arguments(call))
+            known = self._flights.get((id(cache), key))
+            if known is not None:
+                call.flight = known
+                known.waiting.append(call)
+                return AGAIN
+            flight = call.flight = self._flights[id(cache), key] = _Flight(key)
+        value: Any = None
         try:
-            return await self._fly(call, flight, cache, key)
+            value = await self._fly(call, flight, call.slot.cache)
+            return value
         finally:
-            del self._flights[id(cache), key]
-            flight.landed.set()
+            if value is not AGAIN:
+                call.flight = None
+                del self._flights[id(call.slot.cache), flight.key]
+                self._land(flight)
 
-    async def _fly(self, call: Call, flight: _Flight, cache: Any, key: bytes) -> Any:
-        hit = await _awaitable(cache, "get", cache.get(key))
-        if hit is not None and not isinstance(hit, Hit):
-            raise TypeError(
-                f"{cache!r}, the cache of task {call.slot.name!r}, gave {hit!r}; "
-                "its get gives cs.Hit(value), or None if it has none"
-            )
-        if hit is not None:
-            flight.land(hit.value)
-            self._cache_hit(call)
-            return hit.value
+    def _land(self, flight: _Flight) -> None:
+        """Those who wait for the flight go on."""
+        flight.has_landed = True
+        waiting, flight.waiting = flight.waiting, []
+        for call in waiting:
+            self._run.make_ready(call)
+
+    async def _fly(self, call: Call, flight: _Flight, cache: Any) -> Any:
+        if not flight.is_missed:
+            hit = await _awaitable(cache, "get", cache.get(flight.key))
+            if hit is not None and not isinstance(hit, Hit):
+                raise TypeError(
+                    f"{cache!r}, the cache of task {call.slot.name!r}, gave {hit!r}; "
+                    "its get gives cs.Hit(value), or None if it has none"
+                )
+            if hit is not None:
+                flight.bring(hit.value)
+                self._cache_hit(call)
+                return hit.value
+            flight.is_missed = True
         value = await self._process_attempts(call)
-        if not isinstance(value, CONTROL):
-            flight.land(value)
-            await self._put(call, cache, key, value)
+        if value is not AGAIN and not isinstance(value, CONTROL):
+            flight.bring(value)
+            await self._put(call, cache, flight.key, value)
         return value
+
+    def let_go(self) -> None:
+        """The run is over: those who wait for flights, which they refer to, do not go on."""
+        for flight in self._flights.values():
+            flight.waiting.clear()
+        self._flights.clear()
 
     async def _put(self, call: Call, cache: Any, key: bytes, value: Any) -> None:
         try:
@@ -603,16 +626,19 @@ def _awaitable(cache: Any, method: str, given: Any) -> Any:
 
 
 class _Flight:
-    """A cached value being looked up or computed, which others wait for."""
+    """A cached value being looked up or computed, which others wait for, without a task."""
 
-    __slots__ = ("has_value", "landed", "value")
+    __slots__ = ("has_landed", "has_value", "is_missed", "key", "value", "waiting")
 
-    def __init__(self) -> None:
-        self.landed = Event()
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.waiting: list[Call] = []
+        self.is_missed = False
+        self.has_landed = False
         self.has_value = False
         self.value: Any = None
 
-    def land(self, value: Any) -> None:
+    def bring(self, value: Any) -> None:
         """Those who wait for it may have `value`."""
         self.value = value
         self.has_value = True

@@ -19,13 +19,15 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
-from anyio import Event, current_time
+from anyio import CancelScope, Event, current_time, sleep_forever
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
@@ -43,7 +45,7 @@ from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunS
 from cascade.holdings import Holdings
 from cascade.inputs import Inputs
 from cascade.plain import error_text
-from cascade.processor import Call, Processor
+from cascade.processor import AGAIN, Call, Processor
 from cascade.ready import Place, ReadyQueue
 from cascade.resources import ResourceDefinition, RunProviders, context_manager, opened
 from cascade.values import filled
@@ -110,6 +112,9 @@ class Run:
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
         self._postponed: deque[Callable[[], None]] = deque()
+        self._paused: list[tuple[float, int, Call]] = []  # a heap: when each goes on
+        self._pauses = count()
+        self._alarm: CancelScope | None = None  # of the one task that sleeps for all of them
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._teardown_failures: list[BaseException] = []
         self.slice_end = perf_counter() + SLICE
@@ -181,7 +186,9 @@ class Run:
         self._postponed.clear()
         self._spawned = []
         self._open_holdings.clear()
-        self._hosts = self._work = None
+        self._paused.clear()
+        self._hosts = self._work = self._alarm = None
+        self.processor.let_go()
         del self.session, self.processor, self.holdings
 
     # What strategies say
@@ -273,6 +280,29 @@ class Run:
         self._postponed.append(function)
         self._wake_up()
 
+    def make_ready_after(self, seconds: float, call: Call) -> None:
+        """`call` may start after a pause, in which it costs no task: one sleeps for all of them."""
+        if not seconds:
+            self.make_ready(call)
+            return
+        due = current_time() + seconds
+        heappush(self._paused, (due, next(self._pauses), call))
+        if self._alarm is None:
+            self._alarm = CancelScope(deadline=due)
+            self.spawn(self._sleep)
+        elif due < self._alarm.deadline:
+            self._alarm.deadline = due
+
+    async def _sleep(self) -> None:
+        """Make ready whatever has paused long enough, until nothing pauses."""
+        while self._alarm is not None:
+            with self._alarm:
+                await sleep_forever()
+            now = current_time()
+            while self._paused and self._paused[0][0] <= now:
+                self.make_ready(heappop(self._paused)[2])
+            self._alarm = CancelScope(deadline=self._paused[0][0]) if self._paused else None
+
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `function` in a task of its own; what it raises fails the run."""
         self._spawned.append(function)
@@ -295,6 +325,7 @@ class Run:
             self.engine.gate.give_back(ticket)
         elif started is not None:
             self.engine.gate.withdraw(ticket)
+            ticket.resume = _nothing  # which refers to the call, and that to the ticket
 
     def _give_up_waiting(self) -> None:
         """Nothing starts any more: what waits at the gate makes room for other runs now."""
@@ -582,6 +613,8 @@ class Run:
         if call.__class__ is not Call and call.is_mixed:
             call.interpret()
             return None
+        if self.is_over or (call.__class__ is Call and not self.processor.is_admitted(call)):
+            return None
         self._tasks += 1
         return call
 
@@ -604,7 +637,8 @@ class Run:
                 return
             if call.__class__ is Call:
                 value = await self.processor.process(call)
-                call.place.completed(call, value)
+                if value is not AGAIN:
+                    call.place.completed(call, value)
             else:
                 await call.carry_out_async()
                 if self._caller is not None and requests() and self.failure is None:
@@ -695,3 +729,7 @@ def _unwrapped(error: BaseException) -> BaseException:
             leaves.append(current)
     interrupts = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
     return interrupts[0] if interrupts else leaves[0] if len(leaves) == 1 else error
+
+
+def _nothing() -> None:
+    """What is resumed when nobody waits any more."""
