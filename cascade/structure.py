@@ -414,7 +414,8 @@ class Structure:
         there are loops, all predecessors.
         """
         if self._kept is None:
-            pure, lasting = self.invariants(frozenset()), self.invariants(self.resources)
+            pure = self.invariants(frozenset())
+            lasting = self.invariants(frozenset(self.resources))
             routes = (route for selector in self.selectors for route in selector.values())
             repeated = {self.root, *(route for route in routes if route is not None)}
             kept: set[int] = set()
