@@ -436,6 +436,8 @@ class Run:
             if not self.is_over or self._spawned:
                 async with anyio.create_task_group() as self._hosts:
                     self._hosts.start_soon(self._carry_out_in_group)
+                if self.result is _NO_RESULT and self.failure is None:
+                    await checkpoint_if_cancelled()
         except BaseException as error:
             own = None if self.is_cancelled_by(error) else _unwrapped(error)
             if own is not None and not isinstance(own, anyio.get_cancelled_exc_class()):
@@ -495,7 +497,8 @@ class Run:
                 self.fail(error, f"in run {self.id}")
         interruption = await self._release(self.failure or interruption) or interruption
         try:
-            if interruption is not None:
+            # The caller is cancelled by the same scope; see `_goes_on`.
+            if interruption is not None and not is_cancellation(interruption):
                 raise interruption
         finally:
             del interruption  # its traceback refers to this frame
