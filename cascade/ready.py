@@ -38,9 +38,12 @@ class Place:
             jump = parent._jump
             further = None if jump is None else jump._jump
             self._jump = parent
-            if jump is not None and further is not None:
-                if parent.depth - jump.depth == jump.depth - further.depth:
-                    self._jump = further
+            if (
+                jump is not None
+                and further is not None
+                and parent.depth - jump.depth == jump.depth - further.depth
+            ):
+                self._jump = further
 
     def _around_at(self, depth: int) -> Place:
         """The place around this one that stands at `depth`."""

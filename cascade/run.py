@@ -121,6 +121,7 @@ class Run:
         self._batch = LARGEST_BATCH
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
         self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
+        self._is_cancelled = False  # the task that drives it in a group, by a scope around the run
         self._interruption: BaseException | None = None
         self._ended_by: BaseException | None = None  # the KeyboardInterrupt of a subscriber
         self._caller: Caller | None = None  # of asyncio
@@ -436,7 +437,7 @@ class Run:
             if not self.is_over or self._spawned:
                 async with anyio.create_task_group() as self._hosts:
                     self._hosts.start_soon(self._carry_out_in_group)
-                if self.result is _NO_RESULT and self.failure is None:
+                if self._is_cancelled:
                     await checkpoint_if_cancelled()
         except BaseException as error:
             own = None if self.is_cancelled_by(error) else _unwrapped(error)
@@ -497,9 +498,10 @@ class Run:
                 self.fail(error, f"in run {self.id}")
         interruption = await self._release(self.failure or interruption) or interruption
         try:
-            # The caller is cancelled by the same scope; see `_goes_on`.
-            if interruption is not None and not is_cancellation(interruption):
-                raise interruption
+            if interruption is not None:
+                self._is_cancelled = is_cancellation(interruption)
+                if not self._is_cancelled:  # else by a scope that is around the caller too
+                    raise interruption
         finally:
             del interruption  # its traceback refers to this frame
 

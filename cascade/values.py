@@ -12,7 +12,6 @@ from cascade.containers import rebuilt
 from cascade.structure import DICT, LIST, MAP, RESOURCE, Ref, Slot
 from cascade.task import VARARGS, Task
 
-
 RELEASED: Final = object()  # instead of a value that nobody needs any more
 
 
