@@ -390,6 +390,12 @@ class Admission:
             self._pump(now)
         return ticket
 
+    def denies(self, name: str, amounts: Mapping[str, object] | None, now: float) -> bool:
+        """Whether `ask` would park the request."""
+        needs, weights = self._needs(name, amounts) if amounts else _NO_NEEDS
+        wants = self.wants(name) or _NOTHING
+        return self._blocker(wants, wants.claims + needs, weights, now) is not None
+
     def start_now(
         self, name: str, amounts: Mapping[str, object] | None, now: float
     ) -> Ticket | None:

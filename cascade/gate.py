@@ -202,6 +202,17 @@ class Gate:
             self.withdraw(ticket)
             raise error
 
+    def denies(self, name: str, amounts: Mapping[str, object] | None) -> bool:
+        """Whether `ask` would park the request, as things are. `ValueError` as for `ask`."""
+        state = self._state
+        now = 0.0
+        if state.timed:
+            now = self._clock()
+            state.advance(now)
+            if state.granted:
+                self._settle()
+        return state.denies(name, amounts, now)
+
     def start_now(self, name: str, amounts: Mapping[str, object] | None) -> Ticket | None:
         """A ticket that has started, if the request is admitted at once, else None.
 

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled, current_token
+from anyio.lowlevel import checkpoint, current_token
 
 from cascade.admission import FREE
 from cascade.cache import Hit, cache_key
@@ -122,6 +122,7 @@ class Processor:
         self._executor = run.engine.executor
         self._has_requests = get_cancelled_exc_class() is CancelledError  # that of asyncio
         self._flights: dict[tuple[int, bytes], _Flight] = {}
+        self._asking: set[Call] = set()  # in tasks that have not begun
         self._clock = (
             current_token().backend_class.current_time
         )  # anyio.current_time() of this loop
@@ -228,12 +229,39 @@ class Processor:
 
     # The path with detours
 
-    def is_admitted(self, call: Call) -> bool:
-        """Whether a call gets a task now; one that the gate denies waits without a task."""
-        if call.ticket is not None or self._asks_in_turn(call):
-            return True
+    def parks(self, call: Call) -> bool:
+        """Whether the gate denies a call that has no task yet: it waits without one.
+
+        A call that it would admit asks once its task begins, since those before it may change
+        that. Until it has asked, those after it may not: they get tasks too, and ask in order.
+        """
+        has_asked = call.ticket is not None or self._asks_later(call)
+        if has_asked or not self._run.gated(call):
+            return False
+        try:
+            is_denied = not self._asking and self._gate.denies(call.slot.name, call.amounts)
+        except ValueError:
+            is_denied = False  # it fails when it asks
+        if is_denied:
+            return not self.is_admitted(call)
+        self._asking.add(call)
+        return False
+
+    def asks_now(self, call: Call) -> bool:
+        """Whether a call goes on, now that its task begins."""
+        return call not in self._asking or self.is_admitted(call)
+
+    def _asks_later(self, call: Call) -> bool:
+        """Whether the cache, or the call's turn, comes first."""
         if call.slot.cache is not None and (call.flight is None or call.flight.has_landed):
-            return True  # the cache comes first
+            return True
+        return self._asks_in_turn(call)
+
+    def is_admitted(self, call: Call) -> bool:
+        """Whether the gate admits the call, if it is to ask now; else it waits without a task."""
+        self._asking.discard(call)
+        if call.ticket is not None or self._asks_later(call):
+            return True
         try:
             return self._admit(call)
         except (ValueError, DeadlockError) as error:
@@ -262,13 +290,11 @@ class Processor:
             await checkpoint()
 
     async def _attempt(self, call: Call) -> Any:
-        in_turn = self._asks_in_turn(call)
-        if not in_turn and not (self.is_admitted(call) and self._starts(call)):
+        if self._run.is_over or not self.is_admitted(call):
             return AGAIN
-        value: Any = None
+        if call.ticket is not None and not self._start(call):
+            return AGAIN  # the constraints have changed between the grant and the start
         try:
-            if self._run.is_over:
-                await checkpoint_if_cancelled()
             self.surround(call)
             if not call.resources:
                 value = await self._announced(call, call.args, call.kwargs)

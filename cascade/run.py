@@ -637,7 +637,7 @@ class Run:
         if call.__class__ is not Call and call.is_mixed:
             call.interpret()
             return None
-        if self.is_over or (call.__class__ is Call and not self.processor.is_admitted(call)):
+        if call.__class__ is Call and (self.is_over or self.processor.parks(call)):
             return None
         self._tasks += 1
         return call
@@ -652,8 +652,12 @@ class Run:
 
     async def _carry_out_after_next(self, call: Any, work: TaskGroup, all_started: Event) -> None:
         """Where the event loop shuffles what it starts, each task starts the one after it."""
+        goes_on = call.__class__ is not Call or self.processor.asks_now(call)
         self._start_next(work, all_started)
-        await self._carry_out(call)
+        if goes_on:
+            await self._carry_out(call)
+        else:
+            self._tasks -= 1
 
     async def _carry_out(self, call: Any, *, is_alone: bool = False) -> None:
         try:

@@ -102,18 +102,6 @@ class Strategy:
             place, _ = self.going_on.popitem()
             place.release()
 
-    def is_prepared(
-        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
-    ) -> bool:
-        """Whether evaluations of this kind can be made at once."""
-        raise NotImplementedError
-
-    def preparing(
-        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
-    ) -> Work[None]:
-        """Make what the first evaluation of this kind needs."""
-        raise NotImplementedError
-
     def evaluation(
         self,
         structure: Structure,

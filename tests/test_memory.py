@@ -587,6 +587,30 @@ def test_what_waits_without_a_task_passes_the_gate_in_order(
     assert len(blocked) == 5
 
 
+def test_what_calls_change_counts_for_those_that_get_ready_with_them(
+    inside: Any, use_vm: bool
+) -> None:
+    """A call asks when it would start, so that what those before it do may deny it."""
+    engine = cs.Engine()
+    engine.constraints.limit_concurrency("task:work", 100)
+    started: list[tuple[int, float]] = []
+
+    @cs.task
+    async def work(n: int) -> None:
+        if not started:
+            engine.constraints.limit_concurrency("task:work", 2)
+        started.append((n, anyio.current_time()))
+        await anyio.sleep(1)
+
+    async def main() -> float:
+        before = anyio.current_time()
+        await engine.run(work.map(n=range(6)), use_vm=use_vm)
+        return before
+
+    before = inside(main)
+    assert [(n, at - before) for n, at in started] == [(n, n // 2) for n in range(6)]
+
+
 def test_waiters_without_tasks_make_room_when_their_run_fails(inside: Any, use_vm: bool) -> None:
     """What waited, or was granted and not started, gives its grant to the waiters of other runs."""
     engine = cs.Engine(system_resources={"gpu": 1})
