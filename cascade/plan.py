@@ -44,21 +44,40 @@ class Plan:
         Loops count for nothing: what they need is demanded by evaluations of their own.
         """
         if self._uses is None:
-            slots, kept = self.structure.slots, self.structure.kept
-            needs: dict[int, tuple[int, ...]] = {}
-            readers: dict[int, int] = {}
-            todo = [] if self.root < 0 else [self.root]
-            for index in todo:  # grows
-                slot = slots[index]
-                if slot.bound is not None and index != self.root:
-                    continue
-                needs[index] = tuple([part for part in slot.parts if part not in kept])
-                for part in slot.parts:
-                    if part not in readers:
-                        todo.append(part)
-                    readers[part] = readers.get(part, 0) + 1
-            self._uses = needs, {part: n for part, n in readers.items() if part not in kept}
+            whole(self._find_uses())
+        assert self._uses is not None
         return self._uses
+
+    def _find_uses(self) -> Work[None]:
+        slots, kept = self.structure.slots, self.structure.unreleased
+        needs: dict[int, tuple[int, ...]] = {}
+        readers: dict[int, int] = {}
+        todo = [] if self.root < 0 else [self.root]
+        for index in todo:  # grows
+            if len(needs) % STEPS == STEPS - 1:
+                yield
+            slot = slots[index]
+            if slot.bound is not None and index != self.root:
+                continue
+            needs[index] = tuple([part for part in slot.parts if part not in kept])
+            for part in slot.parts:
+                if part not in readers:
+                    todo.append(part)
+                readers[part] = readers.get(part, 0) + 1
+        self._uses = needs, {part: n for part, n in readers.items() if part not in kept}
+
+    @staticmethod
+    def made(structure: Structure, root: Ref) -> Work[Plan]:
+        """The same, in slices: all that it may be asked for has been found out then."""
+        if root != structure.root:
+            yield from structure.find_blocks()
+        plan = Plan(structure, root)
+        if not plan._block and root >= 0:
+            yield from structure.find_order(root)
+            yield from plan._find_places()
+        yield from structure.find_unreleased()
+        yield from plan._find_uses()
+        return plan
 
     def rank(self, slot: int) -> int:
         """Where a slot stands in plan order, those that only jump routes lead to last."""

@@ -294,6 +294,7 @@ class Processor:
             return AGAIN
         if call.ticket is not None and not self._start(call):
             return AGAIN  # the constraints have changed between the grant and the start
+        value: Any = None
         try:
             self.surround(call)
             if not call.resources:
@@ -305,10 +306,6 @@ class Processor:
         finally:
             if value is not AGAIN:
                 self.give_back(call)
-
-    def _starts(self, call: Call) -> bool:
-        """Whether a call that was admitted starts; else it is parked again, and made ready then."""
-        return self._run.is_over or call.ticket is None or self._start(call)
 
     def _asks_in_turn(self, call: Call) -> bool:
         """Whether it is an inline sync call that passes the gate when its turn comes, and no

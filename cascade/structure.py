@@ -255,7 +255,6 @@ class Structure:
         "__weakref__",
         "_blocks",
         "_invariants",
-        "_kept",
         "_main",
         "_node_counts",
         "_orders",
@@ -331,7 +330,7 @@ class Structure:
         self._blocks: list[range] | None = None
         self._node_counts: Sequence[int] | None = None
         self._invariants: dict[frozenset[str], frozenset[int]] = {}
-        self._kept: frozenset[int] | None = None
+        self._unreleased: frozenset[int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Structure, (self.key,)
@@ -514,29 +513,6 @@ class Structure:
                 repeated.update(slot.parts)
             yield
         self._unreleased = frozenset(kept)
-
-    @property
-    def kept(self) -> frozenset[int]:
-        """The slots whose values last as long as their evaluation: iterations may demand them.
-
-        These are what iterations share, as far as something that is not shared needs it, and, where
-        there are loops, all predecessors.
-        """
-        if self._kept is None:
-            pure = self.invariants(frozenset())
-            lasting = self.invariants(frozenset(self.resources))
-            routes = (route for selector in self.selectors for route in selector.values())
-            repeated = {self.root, *(route for route in routes if route is not None)}
-            kept: set[int] = set()
-            for slot in reversed(self.slots):  # what needs a slot comes after it
-                if slot.index in lasting or not (slot.is_node or slot.index in repeated):
-                    continue
-                kept.update(part for part in slot.parts if part in pure)
-                repeated.update(slot.parts)
-            if self.selectors:
-                kept.update(index for slot in self.slots for index in slot.after)
-            self._kept = frozenset(kept)
-        return self._kept
 
     def invariants(self, narrow: frozenset[str]) -> frozenset[int]:
         """The pure nodes that need nothing impure, so that every iteration of a loop shares them.

@@ -102,6 +102,18 @@ class Strategy:
             place, _ = self.going_on.popitem()
             place.release()
 
+    def is_prepared(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> bool:
+        """Whether evaluations of this kind can be made at once."""
+        raise NotImplementedError
+
+    def preparing(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Work[None]:
+        """Make what the first evaluation of this kind needs."""
+        raise NotImplementedError
+
     def evaluation(
         self,
         structure: Structure,
@@ -148,19 +160,19 @@ class Strategy:
 
         What it raises by then is raised here, later `failed` hears of it.
         """
-        run = self.run
-
-        def go_on() -> None:
-            try:
-                if self._work_on(work, then):
-                    run.postpone(go_on)
-                    return
-            except Exception as error:
-                failed(error)
-            self.propagate()
-
         if self._work_on(work, then):
-            run.postpone(go_on)
+            self.run.postpone(partial(self._go_on, work, then, failed))
+
+    def _go_on(
+        self, work: Work[T], then: Callable[[T], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        try:
+            if self._work_on(work, then):
+                self.run.postpone(partial(self._go_on, work, then, failed))
+                return
+        except Exception as error:
+            failed(error)
+        self.propagate()
 
     def _work_on(self, work: Work[T], then: Callable[[T], None]) -> bool:
         """Whether there is more to do when the slice of time is over."""

@@ -134,13 +134,12 @@ class Program:
         self.regions: dict[int, int] = {}  # opened when the value of a site is demanded
         self.counters: list[int] = []
         self.dst: dict[int, int] = {}
-        self.readers: dict[int, list[int]] = {}
-        self.sources: list[list[int]] = []  # by row: whose values it reads
+        self.readers: dict[int, tuple[int, ...]] = {}
         self.overwritten: set[int] = set()  # whose register their one reader takes over
+        self._sources: list[list[int]] | None = None
         self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
-        self._link(code)
-        self.first = [pc for pc in reversed(self.starts[0]) if not self.counters[pc]]
-        self.straight = StraightCode.of(self.plan, routine)
+        self.first: list[int] = []
+        self.straight: StraightCode | None = None
 
     @staticmethod
     def linked(structure: Structure, routine: Routine) -> Work[Program]:
@@ -154,19 +153,45 @@ class Program:
 
     def _link(self, code: tuple[isa.Instruction, ...]) -> Work[None]:
         held: dict[int, int] = {}  # by register: whose value it holds here
-        for pc, row in enumerate(code):
-            reads = row.reads()
-            self.sources.append([held[register] for register in reads])
-            for source in self.sources[pc]:
-                self.readers[source].append(pc)
-            self.counters.append(len(reads) + (row.at != 0))
-            self.starts[row.at].append(pc)
-            if isinstance(row, isa.Producer):
-                if held.get(row.dst, row.source) != row.source:
-                    self.overwritten.add(held[row.dst])
-                held[row.dst] = row.source
-                self.dst[row.source] = row.dst
-                self.readers.setdefault(row.source, [])
+        readers: dict[int, list[int]] = {}
+        for piece in pieces(code):
+            for row in piece:
+                pc = len(self.steps)
+                reads = row.reads()
+                self.steps.append((HANDLERS[type(row)], row, reads))
+                for register in reads:
+                    readers[held[register]].append(pc)
+                self.counters.append(len(reads) + (row.at != 0))
+                self.starts[row.at].append(pc)
+                if isinstance(row, isa.Producer):
+                    if held.get(row.dst, row.source) != row.source:
+                        self.overwritten.add(held[row.dst])
+                    held[row.dst] = row.source
+                    self.dst[row.source] = row.dst
+                    readers.setdefault(row.source, [])
+                    if row.source >= 0:
+                        self.regions.setdefault(row.source, row.at)
+            yield
+        for sources in pieces(tuple(readers)):
+            self.readers.update([(source, tuple(readers[source])) for source in sources])
+            yield
+
+    @property
+    def size(self) -> int:
+        """Its rows, and the straight ones among them once more."""
+        return len(self.steps) + (0 if self.straight is None else len(self.straight.steps))
+
+    @property
+    def sources(self) -> list[list[int]]:
+        """By row, whose values it reads: found out when a frame is restored for the first time."""
+        if self._sources is None:
+            held: dict[int, int] = {}
+            self._sources = []
+            for _, row, reads in self.steps:
+                self._sources.append([held[register] for register in reads])
+                if isinstance(row, isa.Producer):
+                    held[row.dst] = row.source
+        return self._sources
 
 
 class Machine(Strategy):

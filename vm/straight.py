@@ -56,8 +56,10 @@ class StraightCode:
         self.task_names = task_names
 
     @staticmethod
-    def of(plan: Plan, routine: Routine) -> StraightCode | None:
-        """The straight rows with which the routine of a target begins; None if that is no use."""
+    def of(plan: Plan, routine: Routine) -> Work[StraightCode | None]:
+        """The straight rows with which the routine of a target begins; None if that is no use.
+
+        They are found in slices."""
         structure = plan.structure
         if routine.is_body or routine.given:
             return None
@@ -75,9 +77,8 @@ class StraightCode:
             yield
         if calls < FEWEST:
             return None
-        names = dict.fromkeys(structure.slots[row.site].name for row in calls)
-        steps = [_step(structure.slots[row.site], row) for row in rows]  # type: ignore[attr-defined, arg-type]
-        for pc, registers in _last_reads(plan, rows).items():
+        last = yield from _last_reads(plan, routine.code[:stop])
+        for pc, registers in last.items():
             if pc + 1 < len(steps):
                 steps[pc + 1] = _dropping(steps[pc + 1], tuple(registers))
         return StraightCode(steps, stop, tuple(names))
@@ -122,12 +123,14 @@ def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
     return _BUILT, _built(slot, row.members), None, row.dst
 
 
-def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> dict[int, list[int]]:
+def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> Work[dict[int, list[int]]]:
     """By row: the registers that nobody needs once the row is done, and nobody takes over."""
     left = plan.uses()[1].copy()
     held: dict[int, int] = {}
     last: dict[int, list[int]] = {}
     for pc, row in enumerate(rows):
+        if pc % STEPS == STEPS - 1:
+            yield
         for register in dict.fromkeys(row.reads()):
             source = held[register]
             if source in left:
