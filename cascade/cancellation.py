@@ -21,14 +21,20 @@ from typing import Any
 from anyio import CancelScope, Event, current_effective_deadline, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 
+from cascade.retry import is_of
+
 
 def is_cancellation(error: BaseException) -> bool:
     """Whether `error` is a scope around the current task being cancelled, which has to go on.
 
-    A task may also raise the event loop's cancellation class by itself (it awaited a future that
-    somebody cancelled): that is a failure, or it would be lost.
+    Out of a nursery of trio's own it comes as a group of nothing else. A task may also raise the
+    event loop's cancellation class by itself (it awaited a future that somebody cancelled): that is
+    a failure, or it would be lost.
     """
-    return isinstance(error, get_cancelled_exc_class()) and is_being_cancelled()
+    kind = get_cancelled_exc_class()
+    if not isinstance(error, kind | BaseExceptionGroup):
+        return False
+    return is_being_cancelled() and is_of(error, kind)
 
 
 def is_being_cancelled() -> bool:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import anyio
 import pytest
+import trio
 
 import cascade as cs
 from cascade.engine import FusedTier
@@ -491,3 +492,67 @@ def test_a_task_that_suppresses_the_cancellation_does_not_stop_it(inside, use_vm
             assert (ends.pop().status, scope.cancelled_caught) == ("Cancelled", True)
 
     inside(main)
+
+
+async def in_a_nursery():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 5)
+
+
+async def in_the_body_of_a_nursery():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 5)
+        await trio.sleep(5)
+
+
+async def in_nurseries_within_each_other():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(in_a_nursery)
+        await in_the_body_of_a_nursery()
+
+
+NURSERIES = [in_a_nursery, in_the_body_of_a_nursery, in_nurseries_within_each_other]
+
+
+@pytest.mark.parametrize("how", ["alone", "retried", "timed", "mapped", "in a loop"])
+@pytest.mark.parametrize("nursery", NURSERIES)
+@pytest.mark.parametrize("by", ["a failure", "the caller"])
+def test_a_cancelled_nursery_of_trio_is_cancelled(use_vm, by, nursery, how):
+    """The group of nothing but cancellations that comes out of trio's own nursery is no failure."""
+    asked, statuses = [], []
+
+    @cs.task
+    async def waits(x=0):
+        await nursery()
+        return cs.Jump("again", x)
+
+    @cs.task
+    async def fails():
+        await anyio.sleep(1)
+        raise ValueError("the first")
+
+    def target():
+        node = waits.map(x=[1, 2]) if how == "mapped" else waits()
+        if how == "retried":
+            node.with_retry(3, on=lambda error: asked.append(error) or True)
+        if how == "timed":
+            node.with_timeout(100)
+        if how == "in a loop":
+            cs.bind(node, cs.select_jump({"again": node}))
+        return [node, fails()] if by == "a failure" else node
+
+    async def main():
+        engine = cs.Engine()
+        engine.bus.subscribe(cs.TaskExecutionFinished, lambda event: statuses.append(event))
+        with anyio.move_on_after(2) as scope:
+            await engine.run(target(), use_vm=use_vm)
+        assert scope.cancelled_caught
+
+    if by == "a failure":
+        with pytest.raises(ValueError, match="the first") as caught:
+            anyio.run(main, backend="trio", backend_options=virtual_time("trio"))
+        assert not any("meanwhile" in note for note in caught.value.__notes__)
+    else:
+        anyio.run(main, backend="trio", backend_options=virtual_time("trio"))
+    assert not asked
+    assert {e.status for e in statuses if e.task_name == "waits"} == {"Cancelled"}

@@ -12,6 +12,7 @@ from zlib import crc32
 import anyio
 
 import cascade as cs
+import primitives
 from programs import SELF, Node, Part, Program
 
 
@@ -29,6 +30,9 @@ class State:
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.memory = cs.InMemoryCache()
+        self.engine: Any = None  # that of the run
+        self.heard: dict[str, list[str]] = {}  # what subscribers of tasks heard, by task_id
+        self.subscriptions: list[Callable[[], object]] = []
         self.level_subs: dict[int, Program] = {}
         remember(program, self.level_subs)
 
@@ -52,6 +56,26 @@ def use(program: Program) -> State:
     global STATE
     STATE = State(program)
     return STATE
+
+
+class BadGet(cs.InMemoryCache):
+    """A cache that cannot be asked."""
+
+    async def get(self, key: bytes) -> cs.Hit[Any] | None:
+        raise OSError("disk gone")
+
+
+class Forgets(cs.InMemoryCache):
+    """A cache that gives each value once, and keeps those that it likes."""
+
+    async def get(self, key: bytes) -> cs.Hit[Any] | None:
+        hit = await super().get(key)
+        self.clear()
+        return hit
+
+    async def put(self, key: bytes, value: Any) -> None:
+        if digest(value) % 3:
+            await super().put(key, value)
 
 
 class BadPut:
@@ -172,16 +196,53 @@ def note(name: str, do: Any, x: Any, y: Any, r: Any) -> None:
 
 
 async def suspend(do: tuple[Any, ...]) -> None:
-    for wait in do[1]:
-        if wait:
-            await anyio.sleep(wait)
+    for deed in do[1]:
+        if type(deed) is tuple and deed[0] == "native":
+            await primitives.use(deed[1], is_caught=deed[2])
+        elif type(deed) is tuple:
+            act(deed)
+        elif deed:
+            await anyio.sleep(deed)
         else:
             await anyio.lowlevel.checkpoint()
+
+
+def act(deed: tuple[Any, ...]) -> None:
+    """Do what needs no waiting."""
+    kind, *more = deed
+    match kind:
+        case "change":
+            apply(STATE.engine, more[0])
+        case "listen":
+            STATE.subscriptions.append(listen(*more))
+        case "leave" if STATE.subscriptions:
+            STATE.subscriptions.pop()()
+
+
+def apply(engine: cs.Engine, change: tuple[Any, ...]) -> None:
+    """Change the constraints of an engine."""
+    method, arguments, name = change
+    named = {} if name is None else {"id": name}
+    getattr(engine.constraints, method)(*arguments, **named)
+
+
+def listen(event: str, raises: bool) -> Callable[[], object]:
+    heard = STATE.heard
+
+    def hear(event: Any) -> None:
+        text = f"{type(event).__name__} {getattr(event, 'attempt', '')}"
+        heard.setdefault(event.task_id, []).append(text)
+        if raises:
+            raise ValueError("cannot listen")
+
+    return STATE.engine.bus.subscribe(getattr(cs, event), hear)  # type: ignore[no-any-return]
 
 
 def sync_body(name: str) -> Callable[..., Any]:
     def body(x: Any = 0, y: Any = 0, r: Any = None, *, do: tuple[Any, ...]) -> Any:
         note(name, do, x, y, r)
+        for deed in do[1]:
+            act(deed)
         return behave(name, do, x, y, r)
 
     return body
@@ -228,6 +289,8 @@ class Body:
     @cs.task
     def method(self, x: Any = 0, y: Any = 0, r: Any = None) -> Any:
         note("method", self.do, x, y, r)
+        for deed in self.do[1]:
+            act(deed)
         return behave("method", self.do, x, y, r)
 
     @cs.task
@@ -239,11 +302,15 @@ class Body:
     @cs.task
     def item_sync(self, x: Any, y: Any = 0) -> Any:
         note("item_sync", self.do, x, y, None)
+        for deed in self.do[1]:
+            act(deed)
         return behave("item_sync", self.do, x, y, None)
 
     @cs.task(pure=True)
     def item_pure(self, x: Any, y: Any = 0) -> Any:
         note("item_pure", self.do, x, y, None)
+        for deed in self.do[1]:
+            act(deed)
         return behave("item_pure", self.do, x, y, None)
 
     @cs.task
@@ -261,6 +328,8 @@ class Body:
     @cs.task(mode="thread")
     def item_threaded(self, x: Any, y: Any = 0) -> Any:
         note("item_threaded", self.do, x, y, None)
+        for deed in self.do[1]:
+            act(deed)
         return behave("item_threaded", self.do, x, y, None)
 
     @cs.task(mode="process")
@@ -330,19 +399,47 @@ async def slow_resource() -> Any:
     await anyio.sleep(1)
 
 
-@cs.resource(name="broken")
-def broken_resource() -> Any:
-    raise OSError("no connection")
-    yield
+@cs.resource(name="native", scope="step")
+async def native_resource() -> Any:
+    for name in ("group", "itself"):
+        await primitives.use(name, is_caught=True)
+    yield "native"
+    await primitives.use("timeout", is_caught=True)
 
 
-@cs.resource(name="leaky", scope="step")
-def leaky_resource() -> Any:
-    yield "leaky"
-    raise OSError("cannot close")
+def broken(scope: Any) -> Any:
+    @cs.resource(name=f"broken {scope}", scope=scope)
+    def broken_resource() -> Any:
+        raise OSError(f"no connection for the {scope}")
+        yield
+
+    return broken_resource
 
 
+def leaky(scope: Any) -> Any:
+    @cs.resource(name=f"leaky {scope}", scope=scope)
+    def leaky_resource() -> Any:
+        yield f"leaky {scope}"
+        raise OSError(f"cannot close for the {scope}")
+
+    return leaky_resource
+
+
+@cs.resource(name="leaky async", scope="task")
+async def leaky_async_resource() -> Any:
+    try:
+        yield "leaky async"
+    finally:
+        await anyio.sleep(0.5)
+        raise OSError("cannot close, after a while")
+
+
+SCOPES: tuple[Any, ...] = ("run", "step", "task")
 PROVIDED = (
+    *map(broken, SCOPES),
+    *map(leaky, SCOPES),
+    native_resource,
+    leaky_async_resource,
     tally_resource,
     run_resource,
     step_resource,
@@ -350,8 +447,6 @@ PROVIDED = (
     outer_resource,
     inner_resource,
     slow_resource,
-    broken_resource,
-    leaky_resource,
 )
 
 
@@ -443,9 +538,9 @@ class Builder:
         for method, *more in chain:
             match method:
                 case "retry":
-                    attempts, delay, backoff, narrow = more
-                    on = (ValueError, TimeoutError) if narrow else Exception
-                    lazy.with_retry(attempts, delay, backoff, on=on)
+                    attempts, delay, backoff, on = more
+                    pause = DELAYS[delay] if type(delay) is tuple else delay
+                    lazy.with_retry(attempts, pause, backoff, on=ON[on])
                 case "timeout":
                     lazy.with_timeout(more[0])
                 case "cache":
@@ -460,6 +555,44 @@ class Builder:
         return lazy
 
 
+def is_retried(error: BaseException) -> bool:
+    return "2" not in str(error)
+
+
+def cannot_say(error: BaseException) -> bool:
+    raise LookupError(f"cannot say whether {error} is retried")
+
+
+def growing(error: BaseException, attempt: int) -> float:
+    return 0.5 * attempt
+
+
+def no_pause(error: BaseException, attempt: int) -> float:
+    return 0
+
+
+def ended(error: BaseException, attempt: int) -> float | None:
+    return 0.5 if attempt < 2 else None
+
+
+def ended_at_once(error: BaseException, attempt: int) -> float | None:
+    return 0 if attempt < 2 else None
+
+
+ON: dict[str, Any] = {
+    "Exception": Exception,
+    "narrow": (ValueError, TimeoutError),
+    "function": is_retried,
+    "raises": cannot_say,
+}
+DELAYS: dict[Any, Any] = {
+    ("growing", 0.5): growing,
+    ("growing", 0.0): no_pause,
+    ("ended", 0.5): ended,
+    ("ended", 0.0): ended_at_once,
+}
+
+
 def cache(kind: str) -> Any:
     """All nodes share the memory; what forgets serves one node."""
     match kind:
@@ -467,6 +600,10 @@ def cache(kind: str) -> Any:
             return STATE.memory
         case "tiny":
             return cs.InMemoryCache(1)
+        case "forgets":
+            return Forgets()
+        case "bad get":
+            return BadGet()
     return BadPut()
 
 

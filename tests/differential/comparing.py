@@ -59,6 +59,7 @@ class Done:
     journal: list[str]
     fused: int = 0  # entries of fused code
     is_discarded: bool = False  # it cannot be built, or it takes too long
+    heard: dict[str, list[str]] = field(default_factory=dict)  # by subscribers that come and go
 
 
 SILENT: dict[str, tuple[int, float]] = {
@@ -78,12 +79,16 @@ def tier(silent: str, seed: int) -> FusedTier:
 async def carry_out(program: Program, use_vm: bool, where: str, silent: str) -> Done:
     """One run in the event loop around."""
     state = building.use(program)
-    capacity = dict(program.capacity)
+    capacity = {
+        name: cs.Rate(*amount) if type(amount) is tuple else amount
+        for name, amount in program.capacity
+    }
     engine = cs.Engine(
         executor=cs.LocalExecutor() if program.executes else None,
         system_resources=capacity,
         tail_calls="forbid" if program.forbids else "follow",
     )
+    state.engine = engine
     if silent:
         engine.fused_tier = tier(silent, len(where) + len(program.nodes))
     recorder = Recorder(engine, where)
@@ -97,10 +102,10 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: str) -> 
         except Exception as error:  # found when it is built: the same for all
             recorder.failed(error)
             return Done(recorder.seen, [], is_discarded=True)
-        if program.changes:
-            for change in program.changes:
-                if not change[0]:
-                    apply(engine, change)
+        if program.flavour == "contended":
+            for at, change in program.changes:
+                if not at:
+                    building.apply(engine, change)
             changers.start_soon(change_constraints, engine, program)
         if silent:
             await outcome_of(engine, target, program, use_vm, recorder)
@@ -110,15 +115,15 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: str) -> 
         changers.cancel_scope.cancel()
     seen = recorder.settled(capacity)
     is_discarded = "TooLong" in seen.outcome
-    return Done(seen, state.journal, engine.fused_tier.entries, is_discarded)
+    return Done(seen, state.journal, engine.fused_tier.entries, is_discarded, state.heard)
 
 
 async def outcome_of(
     engine: cs.Engine, target: Any, program: Program, use_vm: bool, recorder: Recorder
 ) -> None:
-    seen = recorder.seen
-    limit = FOREVER if program.cancel_at is None else program.cancel_at
-    with anyio.move_on_after(limit) as scope:
+    """Await the run in a task of its own, in which tasks may leave requests to cancel it behind."""
+
+    async def run() -> None:
         try:
             recorder.returned(
                 await engine.run(
@@ -130,21 +135,21 @@ async def outcome_of(
             )
         except Exception as error:
             recorder.failed(error)
+
+    limit = FOREVER if program.cancel_at is None else program.cancel_at
+    with anyio.move_on_after(limit) as scope:
+        async with anyio.create_task_group() as runner:
+            runner.start_soon(run)
     if scope.cancelled_caught:
-        seen.outcome = "hangs" if program.cancel_at is None else "cancelled"
-
-
-def apply(engine: cs.Engine, change: tuple[Any, ...]) -> None:
-    _, method, *arguments = change
-    getattr(engine.constraints, method)(*arguments)
+        recorder.seen.outcome = "hangs" if program.cancel_at is None else "cancelled"
 
 
 async def change_constraints(engine: cs.Engine, program: Program) -> None:
     start = anyio.current_time()
-    for change in program.changes:
-        if change[0]:
-            await anyio.sleep_until(start + change[0])
-            apply(engine, change)
+    for at, change in program.changes:
+        if at:
+            await anyio.sleep_until(start + at)
+            building.apply(engine, change)
     await anyio.sleep_until(start + LAST_CHANGE)
     for constraint in engine.constraints.active():
         engine.constraints.remove(constraint.id)
@@ -187,12 +192,31 @@ def divergence(program: Program, done: Sequence[Done]) -> str | None:
 
 
 def differ(program: Program, first: Done, other: Done) -> str | None:
+    kinds = {first.seen.kind, other.seen.kind}
+    if program.may_end_anyhow and "cancelled" in kinds and "hangs" not in kinds:
+        return left_behind(first) or left_behind(other)
     if other.seen.where.endswith("silently"):
-        return differ_silently(program, first, other)
+        return differ_silently(program, first, other) or heard_otherwise(program, first, other)
     found = difference(first.seen, other.seen, timed=program.is_timed)
     if found is None and program.is_ordered and by_a_task(first) == by_a_task(other):
         found = journals(first, other, first.journal, other.journal)
-    return found
+    return found or heard_otherwise(program, first, other)
+
+
+def left_behind(done: Done) -> str | None:
+    left = done.seen.left
+    return f"{done.seen.where} left something behind: {left}" if left else None
+
+
+def heard_otherwise(program: Program, first: Done, other: Done) -> str | None:
+    """What subscribers that tasks bring and take away heard of each node."""
+    if not program.is_ordered or first.seen.kind != "value":
+        return None
+    for task_id in first.heard | other.heard:
+        one, two = first.heard.get(task_id, []), other.heard.get(task_id, [])
+        if one != two:
+            return f"heard of {task_id}: {journals(first, other, one, two)}"
+    return None
 
 
 def by_a_task(done: Done) -> str:
@@ -204,7 +228,7 @@ def by_a_task(done: Done) -> str:
 
 def differ_silently(program: Program, first: Done, other: Done) -> str | None:
     if other.seen.left:
-        return f"{other.seen.where} left something behind: {other.seen.left}"
+        return left_behind(other)
     if first.seen.kind != other.seen.kind:
         return journals(first, other, [first.seen.outcome], [other.seen.outcome])
     is_determined = first.seen.kind == "value" or (

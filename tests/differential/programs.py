@@ -7,6 +7,11 @@ number from 0 to n - 1, and 0 is the simplest choice; it may come from a seed or
 A **part** is what may stand as an argument: ("lit", value), ("node", index), ("list" | "tuple" |
 "named", parts), ("dict", ((key, part), ...)), ("param" | "env" | "inject", name).
 
+What a task does is (uid, deeds, what, ...). A **deed**, done before `what`, is a number of seconds
+to wait, ("native", name, is_caught) to use a primitive of the event loop, ("change", change) to
+change constraints, or ("listen", event, raises) and ("leave",) to subscribe and to end that.
+A **change** is (method, arguments, id or None), of `engine.constraints`.
+
 Tasks depend on their arguments alone, and on how often the same call failed before, so that what
 section 16 leaves free never shows in a value.
 """
@@ -24,7 +29,15 @@ Choose = Callable[[int], int]
 SELF = -1  # a jump route to the loop's own node
 WAITS = (0.0, 1.0, 2.0, 0.5, 3.0)
 PARAMS = ("number", "text", "flag", "absent")
-RESOURCES = ("run", "step", "task", "outer", "inner", "slow", "broken", "leaky")
+GOOD_RESOURCES = ("run", "step", "task", "outer", "inner", "slow", "native")
+BROKEN = ("broken run", "broken step", "broken task")  # their set-up fails
+LEAKY = ("leaky run", "leaky step", "leaky task", "leaky async")  # their tear-down fails
+RESOURCES = (*GOOD_RESOURCES, *BROKEN, *LEAKY)
+NATIVE = ("group", "timeout", "wait_for", "itself", "itself taken back", "child")
+HEARD = ("TaskEvent", "TaskExecutionStarted", "TaskExecutionFinished", "TaskSkipped")
+ON = ("Exception", "narrow", "function", "raises")
+DELAYS = ("growing", "ended")
+WINDOWS = (("a second", "4/s", 2), ("a minute", "60/m", 3))  # id, rate, burst
 SCOPES = ("global", "task:sync", "task:co*", "task:*", "task:item_*")
 
 
@@ -51,8 +64,8 @@ class Program:
     nodes: tuple[Node, ...]
     target: Part
     subs: tuple[Program, ...] = ()  # returned expressions, and the registered targets
-    capacity: tuple[tuple[str, float], ...] = ()
-    changes: tuple[tuple[Any, ...], ...] = ()  # (time, method, ...)
+    capacity: tuple[tuple[str, Any], ...] = ()  # a pair is a rate and its burst
+    changes: tuple[tuple[float, Part], ...] = ()  # each with its time
     cancel_at: float | None = None
     given: tuple[tuple[str, Any], ...] = ()  # params
     max_steps: int | None = None
@@ -77,8 +90,17 @@ class Program:
         loose = {"cache", "resource", "rate", "pause", "limit", "amounts"} | PROCESSES
         return self.flavour in ("inline", "async") and not self.features & loose
 
+    @property
+    def may_end_anyhow(self) -> bool:
+        """Whether it is a matter of time, which is free, how far it has come when it is cancelled.
+
+        Who starts and pauses the others is a matter of who is first.
+        """
+        return self.cancel_at is not None and bool(self.features & CHANGED_BY_TASKS)
+
 
 PROCESSES = {"processed", "item_processed"}
+CHANGED_BY_TASKS = {f"{kind} by a task" for kind in ("pause", "resume", "rate", "charge", "window")}
 ONE_IN = 250  # programs of any flavour has tasks in processes
 FLAVOURS = ("inline",) * 40 + ("async",) * 34 + ("contended",) * 24 + ("thread",) * 2
 TASKS = {
@@ -104,8 +126,14 @@ CONSTRUCTS = (
     *("map", "map over a container", "item_sync", "item_pure", "item_co", "item_co_pure"),
     *("item_threaded", "item_processed", "router", "router default", "sequence", "pipeline"),
     *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
-    *("cache", "cache memory", "cache tiny", "cache bad put"),
+    *(f"retry on {on}" for on in ON),
+    *(f"retry delay {delay}" for delay in DELAYS),
+    *("cache", "cache memory", "cache tiny", "cache bad put", "cache bad get", "cache forgets"),
     *("amounts", "dynamic amount", "pause", "resume", "limit", "rate", "ttl", "cancel"),
+    *("amount of a rate", "window", "native", "listen", "listen, raising", "leave"),
+    *(f"native {name}, {end}" for name in NATIVE for end in ("caught", "failing")),
+    *("limit by a task", "remove by a task", *sorted(CHANGED_BY_TASKS)),
+    *("change in a loop", "listen in a loop", "leave in a loop", "native in a loop"),
     *("loop", "nested loop", "jump", "route to call", "route to map", "route to router"),
     *(f"data {form}" for form in ("next", "dict", "both", "y", "none", "empty", "wrong", "many")),
     *(f"tail {form}" for form in ("args", "kwargs", "none", "wrong")),
@@ -120,8 +148,9 @@ OF_FLAVOUR = {
     "thread": {"thread", "threaded", "threaded_pure", "item_threaded"},
     "process": {"process"},
 }
-OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later"}
-OF_FLAVOUR["contended"] |= {"ttl"}
+OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later", "native", "native in a loop"}
+OF_FLAVOUR["async"] |= {f"native {name}, {end}" for name in NATIVE for end in ("caught", "failing")}
+OF_FLAVOUR["contended"] |= {"ttl", "amount of a rate", "window", *CHANGED_BY_TASKS}
 
 
 def excludes(one: str, other: str) -> bool:
@@ -185,7 +214,7 @@ class Drawing:
             self.mark("env")
             return ("env", "CASCADE_DIFFERENTIAL")
         self.mark("resource")
-        name = self.one(RESOURCES if self.chance(15) else RESOURCES[:6])
+        name = self.one(RESOURCES if self.chance(30) else GOOD_RESOURCES)
         self.mark(f"inject {name}")
         return ("inject", name)
 
@@ -242,7 +271,7 @@ class Drawing:
             args.append(("y", self.part()))
         if self.chance(10):
             self.mark("resource")
-            name = self.one(RESOURCES[:6])
+            name = self.one(RESOURCES if self.chance(10) else GOOD_RESOURCES)
             self.mark(f"inject {name}")
             args.append(("r", ("inject", name)))
         bound: tuple[tuple[Any, int | None], ...] | None = None
@@ -275,14 +304,15 @@ class Drawing:
         return self.uid
 
     def action(self, task: str, bound: Any, may_flake: bool = True) -> tuple[Any, ...]:
-        """(uid, waits, what, ...): what the task does."""
+        """(uid, deeds, what, ...): what the task does."""
         uid = self.next_uid()
-        waits: tuple[float, ...] = ()
+        waits: tuple[Any, ...] = ()
         if task.startswith(("co", "awaitable", "item_co")):
             waits = tuple(self.one(WAITS) for _ in range(self.choose(3)))
         if "pure" in task and self.chance(50):  # twins, to be merged if their arguments agree
             self.mark("twins")
             return (0, waits[:1], "value", 3)
+        waits = (*waits, *self.deeds(task, is_looped=bound is not None))
         if bound is not None and self.chance(90):
             return (uid, waits, *self.jump([key for key, _ in bound]))
         kind = self.choose(100)
@@ -312,6 +342,62 @@ class Drawing:
         if kind < 98:
             return (uid, waits, *self.jump(["a"]))
         return (uid, waits, "none")
+
+    def deeds(self, task: str, *, is_looped: bool) -> tuple[Any, ...]:
+        """What a task does to its event loop, to constraints, and to who listens."""
+        found: list[Any] = []
+        if task.startswith(("co", "awaitable", "item_co")) and self.chance(16):
+            name, is_caught = self.one(NATIVE), self.chance(60)
+            found.append(("native", name, is_caught))
+            self.mark_deed("native", is_looped)
+            self.mark(f"native {name}, {'caught' if is_caught else 'failing'}")
+        if "pure" in task or self.flavour not in ("inline", "async", "contended"):
+            return tuple(found)
+        if "process" in task:
+            return ()
+        if self.flavour != "async" and self.chance(40 if is_looped else 14):
+            found.append(("change", self.change_by_a_task()))
+            self.mark_deed("change", is_looped)
+        if self.chance(25 if is_looped else 7):
+            if self.features & {"listen"} and self.chance(50):
+                found.append(("leave",))
+                self.mark_deed("leave", is_looped)
+            else:
+                raises = self.chance(20)
+                found.append(("listen", self.one(HEARD), raises))
+                self.mark("listen, raising" if raises else "listen")
+                self.mark_deed("listen", is_looped)
+        return tuple(found)
+
+    def mark_deed(self, kind: str, is_looped: bool) -> None:
+        if kind != "change":
+            self.mark(kind)
+        if is_looped:
+            self.mark(f"{kind} in a loop")
+
+    def change_by_a_task(self) -> Part:
+        """No pause for ever: the run would hang. Of inline tasks a limit holds up none."""
+        may_wait = self.flavour == "contended"
+        kinds = ("limit", "remove", *sorted(CHANGED_BY_TASKS)) if may_wait else ("limit", "remove")
+        kind = self.one(kinds).removesuffix(" by a task")
+        self.mark(f"{kind} by a task")
+        scope = self.one(SCOPES)
+        match kind:
+            case "pause":
+                return ("pause", (scope, self.one((1.0, 0.5, 2.5))), None)
+            case "resume":
+                return ("resume", (scope,), None)
+            case "rate":
+                return ("limit_rate", (scope, self.one(("4/s", 2.0)), 1 + self.choose(2)), None)
+            case "window":
+                name, rate, burst = self.one(WINDOWS)
+                return ("limit_rate", (scope, rate, burst), name)
+            case "charge":
+                return ("charge", ("tokens", self.one((1, 0.5, -1))), None)
+            case "remove":
+                return ("remove", (f"concurrency:{scope}",), None)
+        ttl = self.one((None, 1.5)) if may_wait else None
+        return ("limit_concurrency", (scope, 1 + self.choose(2), ttl), None)
 
     def jump(self, keys: list[Any]) -> tuple[Any, ...]:
         """Up to which x it jumps, where to and with what data, and how it ends."""
@@ -375,22 +461,18 @@ class Drawing:
 
     def chain(self, task: str, do: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
         found: list[tuple[Any, ...]] = []
-        if self.chance(70 if do[2] == "flaky" else 6):
-            self.mark("retry")
-            delay = 0.0
-            if self.flavour in ("async", "contended") and self.chance(40):
-                delay = self.one((1.0, 0.5))
-                self.mark("retry later")
-            found.append(("retry", 1 + self.choose(3), delay, self.one((1.0, 2.0)), self.choose(2)))
+        is_native = any(type(deed) is tuple and deed[0] == "native" for deed in do[1])
+        if self.chance(70 if do[2] == "flaky" else 30 if is_native else 6):
+            found.append(self.retry())
         if task.startswith(("co", "item_co")) and self.chance(10):
             self.mark("timeout")
             found.append(("timeout", self.one((2.25, 0.25, 5.25))))
         if self.chance(7):
             self.mark("cache")
             # What forgets gives hits by chance if several nodes or items share it, as those do
-            # that items of a map return or make a tail call to.
+            # that items of a map return or make a tail call to; see `remembering`.
             is_alone = not task.startswith("item") and not self.level
-            kind = self.one(("memory", "memory", "tiny", "bad put") if is_alone else ("memory",))
+            kind = self.one(CACHES if is_alone else CACHES[:3])
             self.mark(f"cache {kind}")
             found.append(("cache", kind))
         if self.flavour == "contended" and self.chance(25):
@@ -411,9 +493,27 @@ class Drawing:
                 found.append(("after", before[1]))
         return tuple(found)
 
+    def retry(self) -> tuple[Any, ...]:
+        self.mark("retry")
+        on = self.one((*ON[:1], *ON[:3], *ON[:3], *ON))
+        self.mark(f"retry on {on}")
+        attempts = 1 + self.choose(3)
+        may_wait = self.flavour in ("async", "contended")
+        if self.chance(20):
+            name = self.one(DELAYS)
+            self.mark(f"retry delay {name}")
+            return ("retry", attempts, (name, 0.5 * may_wait), 1.0, on)
+        delay = 0.0
+        if may_wait and self.chance(40):
+            delay = self.one((1.0, 0.5))
+            self.mark("retry later")
+        return ("retry", attempts, delay, self.one((1.0, 2.0)), on)
+
     def amounts(self) -> tuple[Any, ...]:
         self.mark("amounts")
-        name = self.one(("gpu", "memory", "unlimited"))
+        name = self.one(("gpu", "memory", "tokens", "unlimited"))
+        if name == "tokens":
+            self.mark("amount of a rate")
         if self.chance(30) and self.left > 0:
             self.left -= 1
             self.mark("dynamic amount")
@@ -443,10 +543,14 @@ class Drawing:
         loops = self.features & {"jump"} or any(f.startswith("tail") for f in self.features)
         max_steps = self.choose(5) + 2 if loops else None
         changes: tuple[Any, ...] = ()
-        capacity: tuple[tuple[str, float], ...] = ()
+        capacity: tuple[tuple[str, Any], ...] = ()
         if self.flavour == "contended":
             changes = self.changes()
-            capacity = (("gpu", self.one((2, 1, 3))), ("memory", self.one((1.5, 2.0))))
+            capacity = (
+                ("gpu", self.one((2, 1, 3))),
+                ("memory", self.one((1.5, 2.0))),
+                ("tokens", self.one((("2/s", 3), (4, 2), ("60/m", 2.5)))),
+            )
         cancel_at = None
         may_cancel = self.flavour in ("async", "contended") and not self.processes
         if may_cancel and self.chance(7):
@@ -460,6 +564,7 @@ class Drawing:
         if {"flaky", "loop"} <= self.features and overlaps:
             self.nodes = [isolated(node) for node in self.nodes]
             self.mark("resource")
+        self.nodes = remembering(self.nodes, target)
         if self.chance(2):
             self.cycle()
         forbids = "expression" in self.features and self.chance(6)
@@ -501,11 +606,11 @@ class Drawing:
             chain = (*first.chain, ("after later", tasks[-1]))
             self.nodes[tasks[0]] = replace(first, chain=chain)
 
-    def changes(self) -> tuple[tuple[Any, ...], ...]:
-        found = []
+    def changes(self) -> tuple[tuple[float, Part], ...]:
+        found: list[tuple[float, Part]] = []
         at = 0.0
         for _ in range(self.choose(5)):
-            kind = self.one(("pause", "limit", "rate", "resume"))
+            kind = self.one(("pause", "limit", "rate", "resume", "window"))
             scope = self.one(SCOPES)
             ttl = self.one((None, 1.0, 2.5))
             if ttl is not None and kind != "resume":
@@ -514,17 +619,91 @@ class Drawing:
                 self.mark(kind)
             match kind:
                 case "pause":
-                    found.append((at, "pause", scope, ttl))
+                    found.append((at, ("pause", (scope, ttl), None)))
                 case "limit":
-                    found.append((at, "limit_concurrency", scope, 1 + self.choose(2), ttl))
+                    found.append(
+                        (at, ("limit_concurrency", (scope, 1 + self.choose(2), ttl), None))
+                    )
                 case "rate":
                     rate = self.one((1, "30/m", 2.0, "4/s"))
-                    found.append((at, "limit_rate", scope, rate, 1 + self.choose(2), ttl))
+                    found.append((at, ("limit_rate", (scope, rate, 1 + self.choose(2), ttl), None)))
+                case "window":
+                    windows = [("limit_rate", (scope, *each, ttl), id) for id, *each in WINDOWS]
+                    found += [(at, window) for window in windows]
                 case _:
-                    found.append((at, "resume", scope))
+                    found.append((at, ("resume", (scope,), None)))
             if self.chance(60):
                 at += self.choose(3) + 0.125
         return tuple(found)
+
+
+CACHES = ("memory", "memory", "bad get", "tiny", "bad put", "forgets")
+FORGETFUL = ("tiny", "forgets")
+TARGET = -2
+
+
+def remembering(nodes: list[Node], target: Part) -> list[Node]:
+    """Caches that forget serve only nodes of which no two evaluations can overlap.
+
+    Else it hangs on the order of independent tasks whether the second one finds something: what is
+    needed both within a loop and outside of it may be evaluated by both at once.
+    """
+    if all(node.bound is None for node in nodes):
+        return nodes
+    users: dict[int, list[int]] = {index: [] for index in range(len(nodes))}
+    for index in within(target):
+        users[index].append(TARGET)
+    for user, node in enumerate(nodes):
+        for index in needs(node):
+            users[index].append(user)
+    return [
+        node if has_one_way(index, users) else replace(node, chain=tuple(map(kept, node.chain)))
+        for index, node in enumerate(nodes)
+    ]
+
+
+def has_one_way(index: int, users: dict[int, list[int]]) -> bool:
+    """Whether the target needs the node by one way only."""
+    while index != TARGET:
+        if len(users[index]) != 1:
+            return False
+        index = users[index][0]
+    return True
+
+
+def kept(method: tuple[Any, ...]) -> tuple[Any, ...]:
+    is_forgetful = method[0] == "cache" and method[1] in FORGETFUL
+    return ("cache", "memory") if is_forgetful else method
+
+
+def needs(node: Node) -> list[int]:
+    """The other nodes that a node names, as often as it does."""
+    parts = [part for _, part in (*node.args, *node.routes)]
+    found = [*node.members, *(route for _, route in node.bound or () if route not in (None, SELF))]
+    for method, *more in node.chain:
+        match method:
+            case "after":
+                found += more
+            case "amounts":
+                parts.append(more[1])
+            case "run_if":
+                parts += more
+    for step in node.steps:
+        found += needs(step)
+    return found + [index for part in parts for index in within(part)]
+
+
+def within(part: Part) -> list[int]:
+    """The nodes in a part."""
+    kind, value = part
+    match kind:
+        case "node":
+            return [value]
+        case "list" | "tuple" | "named":
+            return [index for each in value for index in within(each)]
+        case "dict":
+            return [index for _, each in value for index in within(each)]
+    return []
 
 
 def isolated(node: Node) -> Node:
