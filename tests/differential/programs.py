@@ -151,6 +151,11 @@ OF_FLAVOUR = {
 OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later", "native", "native in a loop"}
 OF_FLAVOUR["async"] |= {f"native {name}, {end}" for name in NATIVE for end in ("caught", "failing")}
 OF_FLAVOUR["contended"] |= {"ttl", "amount of a rate", "window", *CHANGED_BY_TASKS}
+for flavour in ("inline", "contended"):
+    OF_FLAVOUR[flavour] |= {"limit by a task", "remove by a task", "change in a loop"}
+for flavour in ("inline", "async", "contended"):
+    OF_FLAVOUR[flavour] |= {"listen", "listen, raising", "listen in a loop"}
+    OF_FLAVOUR[flavour] |= {"leave", "leave in a loop"}
 
 
 def excludes(one: str, other: str) -> bool:
@@ -358,7 +363,8 @@ class Drawing:
         if self.flavour != "async" and self.chance(40 if is_looped else 14):
             found.append(("change", self.change_by_a_task()))
             self.mark_deed("change", is_looped)
-        if self.chance(25 if is_looped else 7):
+        more = 15 * (self.flavour == "inline")  # where what they hear is compared
+        if self.chance(more + (25 if is_looped else 7)):
             if self.features & {"listen"} and self.chance(50):
                 found.append(("leave",))
                 self.mark_deed("leave", is_looped)
