@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cascade.cli import main
+from cascade.testing import virtual_time
 from cascade.vm.machine import Machine
 
 Machine.verifies = True  # what the engine compiles for itself
@@ -37,6 +38,12 @@ settings.load_profile("ci")
 def backend(cascade_backend: str) -> str:
     """The event loop of the moment."""
     return cascade_backend
+
+
+@pytest.fixture
+def anyio_backend(backend: str) -> tuple[str, dict[str, Any]]:
+    """Where anyio's plugin runs an async test: the event loop of the moment, in virtual time."""
+    return backend, virtual_time(backend)
 
 
 @pytest.fixture
