@@ -387,7 +387,7 @@ class Machine(Strategy):
 class Frame(PlannedEvaluation):
     """An evaluation on registers and counters."""
 
-    __slots__ = ("_counters", "_machine", "_opened", "_watchers", "program", "registers")
+    __slots__ = ("_counters", "_machine", "_met", "_opened", "_watchers", "program", "registers")
 
     def __init__(
         self,
@@ -405,6 +405,20 @@ class Frame(PlannedEvaluation):
         self._counters = program.counters.copy()
         self._opened = program.opened.copy()
         self._watchers: dict[int, list[tuple[Frame, int]]] | None = None
+        self._met: set[Program] | None = None  # of the outermost: what was interpreted in it
+
+    def has_begun(self, program: Program) -> bool:
+        """Whether the interpreter began an iteration of `program` in this target.
+
+        Who asks has it begin one if not.
+        """
+        root = self._root
+        if root._met is None:
+            root._met = set()
+        if program in root._met:
+            return True
+        root._met.add(program)
+        return False
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
