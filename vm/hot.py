@@ -414,6 +414,7 @@ class HotLoop(HotCode):
             return False
         self._count(1)
         self._program, self._overrides = program, overrides
+        self._trampoline.begun.add(root)
         return True
 
 
