@@ -334,9 +334,23 @@ class PlannedEvaluation(EvaluationPlace):
             Trampoline(self._strategy, self, slot.index, rank, self).enter(slot, overrides)
         elif self._body is None:
             trampoline.enter(slot, overrides, self)
-        else:  # a Router among the routes chose this loop
+        elif not self._awaits_predecessors(slot):  # a Router among the routes chose this loop
             self._keep_predecessors(slot)
             self.leave(lambda: trampoline.switch(slot))
+
+    def _awaits_predecessors(self, slot: Slot) -> bool:
+        """Whether the loop that a Router route chose has to wait for what comes before it."""
+        assert self._trampoline is not None
+        if slot.index in self._trampoline.begun:  # they came before its first iteration
+            return False
+        missing = [index for index in slot.after if not self._is_settled(index)]
+        if missing:
+            self._enter_after(slot, missing)
+        return bool(missing)
+
+    def _enter_after(self, slot: Slot, missing: list[int]) -> None:
+        """Demand predecessors of a loop, and come to it again when more of them are there."""
+        raise NotImplementedError
 
     def _keep_predecessors(self, slot: Slot) -> None:
         """The loop goes on at `slot`, a part of this route: what came before it here has come."""

@@ -315,6 +315,9 @@ class Evaluation(PlannedEvaluation):
             else:
                 self._check_conditions(slot)
             return
+        if slot.bound is not None and slot.index != self._body:
+            self._enter_loop(slot)
+            return
         skipped = self._skipped_by_inputs(slot)
         if skipped is not None:
             self._skip(slot, skipped)
@@ -322,6 +325,9 @@ class Evaluation(PlannedEvaluation):
             self._start_map(slot)
         else:
             self._start_task(slot)
+
+    def _enter_after(self, slot: Slot, missing: list[int]) -> None:
+        self._need_all(slot, tuple(missing))
 
     def _predecessors_arrived(self, slot: Slot) -> None:
         """What had to come before the first iteration is there."""

@@ -427,6 +427,7 @@ class Trampoline:
         "_loop",
         "_steps",
         "_strategy",
+        "begun",
         "index",
         "name",
         "place",
@@ -453,6 +454,7 @@ class Trampoline:
         # By route and predecessor: what came before the route while it was a part of another one;
         # None, or the Skipped that the predecessor is.
         self.preceded: dict[tuple[Ref, int], Any] = {}
+        self.begun: set[Ref] = set()  # routes of which an iteration was begun
         self._loop: Slot | None = None
         self._calls = 1  # executions in the chain of tail calls
         self._steps = 0  # executions of the current loop
@@ -554,6 +556,7 @@ class Trampoline:
         self, structure: Structure, data: tuple[Any, ...], overrides: Mapping[Any, Any]
     ) -> None:
         self.preceded = {}  # of the structure before
+        self.begun = set()
         self._strategy.unfold(self, structure, data, overrides)
 
     def _loading(
@@ -583,6 +586,7 @@ class Trampoline:
     def _evaluate(self, root: int, overrides: Mapping[Any, Any]) -> None:
         home = self._home
         assert home is not None
+        self.begun.add(root)
         self._strategy.iterate(self, home, root, overrides)
 
     def count(self, is_bound: bool, executions: int) -> None:

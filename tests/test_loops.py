@@ -901,3 +901,65 @@ def test_what_a_selector_needed_does_not_run_again_before_the_chosen_loop(
     target = loop_of(start(), go=router)
     assert inside(lambda: engine.run(target, use_vm=use_vm)) == "done"
     assert calls == expected
+
+
+@pytest.mark.parametrize("hot_after", [0, 1_000_000])
+@pytest.mark.parametrize("kind", ["inline", "async", "two", "skipped", "chosen again"])
+def test_what_comes_before_a_chosen_loop_belongs_to_the_router_route(
+    inside, use_vm, kind, hot_after
+):
+    """They share with its selector, and run once, however often the loop is chosen."""
+    calls = []
+    engine = cs.Engine()
+    engine.fused_tier = FusedTier(hot_after)
+
+    @cs.task
+    def seed():
+        calls.append("seed")
+        return "a"
+
+    @cs.task
+    def before(_):
+        calls.append("before")
+
+    @cs.task
+    async def suspends(_):
+        await anyio.sleep(1)
+        calls.append("suspends")
+
+    @cs.task
+    def start():
+        return cs.Jump("go")
+
+    @cs.task
+    def choose(key):
+        return key
+
+    @cs.task
+    def count(n):
+        calls.append(n)
+        if n == 1 and kind == "chosen again" and calls.count(1) == 1:
+            return cs.Jump("go")
+        return cs.Jump("again", n + 1) if n < 2 else "done"
+
+    first = seed()
+    node = count(0)
+    router = cs.Router(selector=choose(first), routes={"a": node})
+    cs.bind(node, cs.select_jump({"again": node, "go": router}))
+    value, expected = "done", ["seed", "before", 0, 1, 2]
+    if kind == "async":
+        node.after(suspends(first))
+        expected[1] = "suspends"
+    elif kind == "skipped":
+        node.after(before(first).run_if(False))
+        value, expected = None, ["seed"]
+    elif kind == "two":
+        node.after(before(first), suspends(first))
+        expected.insert(2, "suspends")
+    else:
+        node.after(before(first))
+        if kind == "chosen again":
+            expected = ["seed", "before", 0, 1, "seed", 0, 1, 2]
+    target = loop_of(start(), go=router)
+    assert inside(lambda: engine.run(target, use_vm=use_vm)) == value
+    assert calls == expected

@@ -352,10 +352,14 @@ class HotLoop(HotCode):
 
     def _constants(self) -> list[Any] | None:
         found = [self._constant(row) for row in self._fused.features.constants]
+        is_complete = True
         for row, value in zip(self._fused.features.constants, found, strict=True):
             if value.__class__ in _NO_CONSTANTS or (value is ABSENT and row.at == 0):
                 return None
-        return found
+            is_complete = is_complete and value is not ABSENT
+        # Guards that hang on constants alone demand others at once, before any call is made. Only
+        # the interpreter knows which; once it has begun an iteration, all of those are demanded.
+        return found if is_complete or self._home.has_begun(self._program) else None
 
     def _constant(self, row: isa.Instruction) -> Any:
         """The value of a row that is the same in each iteration, if it is there."""
@@ -410,6 +414,7 @@ class HotLoop(HotCode):
             return False
         self._count(1)
         self._program, self._overrides = program, overrides
+        self._trampoline.begun.add(root)
         return True
 
 

@@ -387,7 +387,7 @@ class Machine(Strategy):
 class Frame(PlannedEvaluation):
     """An evaluation on registers and counters."""
 
-    __slots__ = ("_counters", "_machine", "_opened", "_watchers", "program", "registers")
+    __slots__ = ("_counters", "_machine", "_met", "_opened", "_watchers", "program", "registers")
 
     def __init__(
         self,
@@ -404,7 +404,21 @@ class Frame(PlannedEvaluation):
         self.registers = program.registers.copy()
         self._counters = program.counters.copy()
         self._opened = program.opened.copy()
-        self._watchers: dict[int, list[tuple[Frame, int]]] | None = None
+        self._watchers: dict[int, list[tuple[Frame | _Again, int]]] | None = None
+        self._met: set[Program] | None = None  # of the outermost: what was interpreted in it
+
+    def has_begun(self, program: Program) -> bool:
+        """Whether the interpreter began an iteration of `program` in this target.
+
+        Who asks has it begin one if not.
+        """
+        root = self._root
+        if root._met is None:
+            root._met = set()
+        if program in root._met:
+            return True
+        root._met.add(program)
+        return False
 
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
@@ -636,6 +650,17 @@ class Frame(PlannedEvaluation):
     def do_loop(self, row: isa.Loop, _: tuple[int, ...]) -> None:
         self._enter_loop(self._slots[row.site])
 
+    def _enter_after(self, slot: Slot, missing: list[int]) -> None:
+        code = self.program.routine.code
+        pc = next(
+            n for n, row in enumerate(code) if isinstance(row, isa.Loop) and row.site == slot.index
+        )
+        if self._watchers is None:
+            self._watchers = {}
+        self._watchers.setdefault(missing[0], []).append((_Again(self, pc), 0))
+        for index in missing:
+            self.open(self.program.regions[index])
+
     def do_branch(self, row: isa.Branch, _: tuple[int, ...]) -> None:
         condition = self._operand(row.condition)
         slot = self._slots[row.site]
@@ -718,6 +743,20 @@ class Frame(PlannedEvaluation):
 
     def do_return(self, row: isa.Return, _: tuple[int, ...]) -> None:
         self._end(self._operand(row.value))
+
+
+class _Again:
+    """Fires a row once more when a value comes that it turned out to wait for."""
+
+    __slots__ = ("_frame", "_pc")
+
+    def __init__(self, frame: Frame, pc: int) -> None:
+        self._frame = frame
+        self._pc = pc
+
+    def write(self, _: int, __: Any) -> None:
+        """The value has come."""
+        self._frame._machine.fired.append((self._frame, self._pc))
 
 
 def _gives_value(row: isa.Instruction) -> bool:

@@ -163,12 +163,24 @@ class IterationSource:
         self._pc = -1  # what raises from here on is no attempt of the task
 
     def _emit_call(self, pc: int, row: isa.Invocation) -> None:
+        self._emit_demands(pc, row)
         self._call(pc, row)
         if pc == self.features.body:
             self._emit_end(pc, f"r{row.dst}")
             return
         with self._block(f"if r{row.dst}.__class__ is not c{pc} and leave({pc}, r{row.dst}):"):
             self._line(f"return {pc}, locals()")
+
+    def _emit_demands(self, pc: int, row: isa.Invocation) -> None:
+        """What stands below the call but is demanded before it: if absent, it may start first."""
+        code = self._routine.code
+        opened = {region for above in code[:pc] for region in above.opens()}
+        for constant in self.features.constants:
+            if constant.at in opened and constant in code[pc:]:
+                self.names["absent"] = ABSENT
+                is_open = "" if constant.at == row.at else f"g{constant.at} and "
+                with self._block(f"if {is_open}{_given_name(constant)} is absent:"):
+                    self._line(f"return ~{pc}, locals()")
 
     def _emit_branch(self, pc: int, row: isa.Branch) -> None:
         self._line(f"if {self._value(row.condition)}:", self._comments[pc])
@@ -209,11 +221,15 @@ class IterationSource:
 
     def _emit_constant(self, pc: int, row: isa.Producer) -> None:
         """Its value was there before the loop came here; if not, the interpreter gets it."""
-        self.names["absent"] = ABSENT
         given = _given_name(row)
-        with self._block(f"if {given} is absent:", self._comments[pc]):
-            self._line(f"return ~{pc}, locals()")
-        self._line(f"r{row.dst} = {given}")  # again each time: others may take the register over
+        comment = self._comments[pc]
+        if row.at:  # what each iteration demands at once is there, or fused code is not entered
+            self.names["absent"] = ABSENT
+            with self._block(f"if {given} is absent:", comment):
+                self._line(f"return ~{pc}, locals()")
+            comment = ""
+        # Again each time: others may take the register over.
+        self._line(f"r{row.dst} = {given}", comment)
 
     def _emit_follow(self, pc: int, row: isa.Follow) -> None:
         self._line(f"g{row.then} = True", self._comments[pc])
