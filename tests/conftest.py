@@ -74,7 +74,7 @@ def cascade(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             check=False,
             **options,
         )

@@ -13,7 +13,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "api_client.py"
 def test_the_limits_are_never_exceeded(backend: str, use_vm: bool) -> None:
     """Every page arrives, in spite of 503 and 429, and the server saw no more than it allows."""
     command = [sys.executable, str(EXAMPLE), "--backend", backend, *["--vm"] * use_vm]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "90 pages with 360 words" in done.stdout
     assert number(r"answered 503 +(\d+)", done.stdout) > 0

@@ -132,7 +132,7 @@ def test_an_interrupt_tears_down(started, name):
     with started(name) as process:
         wait_for(process, "ready")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=150)
     assert (out, err, process.returncode) == ("closed\n", TOLD, 130)
 
 
@@ -141,7 +141,7 @@ def test_an_interrupted_run_has_told_its_events(started, tmp_path):
     with started("waiting", "--events", "events.jsonl", "--trace", "trace.json") as process:
         wait_for(process, "ready")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=150)
     assert process.returncode == 130
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     told = [event["event"] for event in events]
@@ -155,7 +155,7 @@ def test_what_fails_while_it_is_cancelled_is_interrupted_all_the_same(started):
     with started("just_done") as process:
         wait_for(process, "ready")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=150)
     assert (out, process.returncode) == ("", 130)
     assert err.startswith(TOLD)
 
@@ -167,7 +167,7 @@ def test_a_second_interrupt_kills_a_tear_down(started):
         process.send_signal(signal.SIGINT)
         wait_for(process, "closing")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=150)
     assert (err, process.returncode) == (TOLD, 130)
 
 
@@ -178,7 +178,7 @@ def test_a_second_interrupt_kills_a_task_that_holds_the_loop(started):
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline() == TOLD
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=150)
     assert (out, process.returncode) == ("", 130)
 
 
@@ -197,7 +197,7 @@ def test_an_interrupt_while_the_module_loads_ends_it(tmp_path):
     ) as process:
         wait_for(process, "ready")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=150)
     assert process.returncode == 130
 
 

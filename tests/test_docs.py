@@ -164,7 +164,7 @@ def run_commands(example: Example, path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=50,
+            timeout=150,
             check=False,
         )
         want, got = (f"{stripped(text)}\n" for text in (expected, done.stdout))

@@ -86,7 +86,7 @@ def test_what_a_program_prints_is_the_same_in_every_process() -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=50,
+            timeout=150,
         )
         assert done.returncode == 0, done.stderr
         printed.add(done.stdout)

@@ -309,7 +309,7 @@ def dump(page: Path) -> str:
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
         *(f"--user-data-dir={profile}", "--dump-dom", page.as_uri()),
     ]
-    done = subprocess.run([str(CHROMIUM), *options], capture_output=True, timeout=100, check=True)
+    done = subprocess.run([str(CHROMIUM), *options], capture_output=True, timeout=150, check=True)
     return done.stdout.decode()
 
 

@@ -199,6 +199,6 @@ def test_the_program_prints_a_table(root: Path, backend: str) -> None:
 
 def program(*options: str) -> str:
     command = [sys.executable, str(EXAMPLE), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -104,6 +104,27 @@ def everywhere(make):
 """
 
 
+# What is tested here lies below both strategies: each event loop is tried under one of them.
+
+
+@pytest.fixture(params=[("asyncio", "graph"), ("trio", "vm")], ids="-".join)
+def pair(request):
+    """An event loop, and the strategy that it is tried under."""
+    return request.param
+
+
+@pytest.fixture
+def backend(pair):
+    """The event loop of the moment."""
+    return pair[0]
+
+
+@pytest.fixture
+def use_vm(pair):
+    """The strategy of the moment."""
+    return pair[1] == "vm"
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "worker_tasks.py").write_text(TASKS)
@@ -130,7 +151,7 @@ def python(folder):
             stdin=None if text is not None else subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=55,
+            timeout=150,
             env={**os.environ, "PYTHONPATH": str(folder), "MARK": "set"},
         )
 
