@@ -178,10 +178,13 @@ class PlanCache:
         return len(self._recent)
 
     def __del__(self) -> None:
+        """The engine is gone: so are its structures, and what refers to them in a circle."""
         for kept in getattr(self, "_recent", ()):
             structure = kept()
             if structure is not None:
                 self._let_go(structure)
+                structure.plans.clear()
+                structure.programs.clear()
 
     def load(self, target: Any) -> tuple[Structure, tuple[Any, ...]]:
         """The structure of `target`, and its data."""

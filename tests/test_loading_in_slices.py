@@ -289,7 +289,6 @@ def test_an_engine_takes_its_structures_along(inside, use_vm):
         return weakref.ref(engine.plans.load(chain(4))[0])
 
     structure = inside(main)
-    gc.collect()  # the engine, and then what it kept
     gc.collect()
     assert structure() is None
     assert not any(each.kept is not None and each.kept() is None for each in ident.structures)
