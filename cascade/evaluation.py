@@ -14,7 +14,7 @@ from cascade.amounts import checked_amount
 from cascade.errors import DependencyMissingError, RouteNotFoundError
 from cascade.events import TaskSkipped
 from cascade.plan import Plan
-from cascade.processor import CONTROL, Call
+from cascade.processor import Call, is_control
 from cascade.structure import RESOURCE, Ref, Slot, Structure
 from cascade.task import check_iterable, check_lengths
 from cascade.trampoline import NO_OVERRIDES, EvaluationPlace, MapItems, Strategy, Trampoline
@@ -311,7 +311,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     def completed(self, call: Call, value: Any) -> None:
         """The call of a node of this evaluation came to `value`, or to control."""
-        if isinstance(value, CONTROL):
+        if is_control(value):
             self._control(call, value)
         else:
             self._conclude(call.slot, value)

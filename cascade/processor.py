@@ -292,7 +292,8 @@ class Processor:
     async def _attempt(self, call: Call) -> Any:
         if self._run.is_over or not self.is_admitted(call):
             return AGAIN
-        if call.ticket is not None and not self._start(call):
+        in_turn = self._asks_in_turn(call)  # then it starts in its turn, too
+        if call.ticket is not None and not in_turn and not self._start(call):
             return AGAIN  # the constraints have changed between the grant and the start
         value: Any = None
         try:
@@ -608,7 +609,7 @@ class Processor:
                 return hit.value
             flight.is_missed = True
         value = await self._process_attempts(call)
-        if value is not AGAIN and not isinstance(value, CONTROL):
+        if value is not AGAIN and not is_control(value):
             flight.bring(value)
             await self._put(call, cache, flight.key, value)
         return value
@@ -681,7 +682,12 @@ class _Flight:
 
 def is_ordinary(value: Any) -> bool:
     """Whether a value that a function returned is a value, and neither control nor awaitable."""
-    return not isinstance(value, CONTROL) and not is_awaitable(value)
+    return not is_control(value) and not is_awaitable(value)
+
+
+def is_control(value: Any) -> bool:
+    """Whether a value says what to do next. Its type counts, not what it claims as its class."""
+    return issubclass(type(value), CONTROL)
 
 
 def _came_back_late(call: Call, deadline: float) -> bool:

@@ -24,7 +24,7 @@ from cascade.errors import (
 from cascade.expressions import NOTHING, Jump, Router, TailCall
 from cascade.plain import brief
 from cascade.plan import inputs_of
-from cascade.processor import CONTROL, Call
+from cascade.processor import Call, is_control
 from cascade.ready import Place
 from cascade.run import SLICE, in_slices
 from cascade.slices import Work
@@ -365,7 +365,7 @@ class MapItems(Place):
 
     def completed(self, call: Call, value: Any) -> None:
         """An item came to `value`, or to control."""
-        if isinstance(value, CONTROL):
+        if is_control(value):
             trampoline = self._trampolines.get(call.index)
             if trampoline is None:
                 trampoline = Trampoline(self._strategy, self, call.index, call.rank)

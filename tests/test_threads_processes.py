@@ -218,7 +218,7 @@ def test_unpicklable_arguments_fail_the_run(run, argument):
 def test_an_unpicklable_result_fails_the_run(run):
     """What cannot be sent back from a process is an error, not a hang."""
     with pytest.raises(TypeError, match="pickle"):
-        run(cs.task(memoryview, name="view", mode="process")(b"x"))
+        run(cs.task(threading.Lock, name="lock", mode="process")())
 
 
 def test_a_process_that_dies_fails_the_run(run):

@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade.executor import usual_class
-from cascade.processor import CONTROL, is_ordinary
+from cascade.processor import is_control, is_ordinary
 from cascade.slices import STEPS, Work, pieces
 from cascade.structure import LIST, Slot, Structure
 from cascade.values import RELEASED, build
@@ -280,7 +280,7 @@ class StraightRun:
             return True
         self._tell(pc)
         code = frame.program.routine.code
-        if isinstance(value, CONTROL) and pc == len(code) - 2:
+        if is_control(value) and pc == len(code) - 2:
             self._hand_over_registers()  # nothing else of the frame is needed any more
         else:
             self._hand_over(pc, is_begun=True)
