@@ -4,10 +4,9 @@ Plain functions with `@task` build a tree of lazy results when called; `run(tree
 """
 
 from cascade.amounts import Rate
-from cascade.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
 from cascade.compiler import BlueprintBuilder, disassemble
-from cascade.constraints import ConstraintManager, ConstraintStatistics, GlobalConstraint
-from cascade.description import to_json
+from cascade.core.interpreter import GraphExecutionStrategy
+from cascade.core.state import InMemoryStateBackend, StateBackend
 from cascade.engine import Engine, EngineStatistics, run, run_async
 from cascade.errors import (
     CacheKeyError,
@@ -41,8 +40,20 @@ from cascade.events import (
     TaskSkipped,
     TaskStalled,
 )
-from cascade.executor import Executor, LocalExecutor
-from cascade.expressions import (
+from cascade.executors.executor import Executor, LocalExecutor
+from cascade.graph.nodes import BuiltGraph, Edge, Graph, Node, build_graph
+from cascade.graph.plan import parameters
+from cascade.graph.solver import ExecutionPlan, NativeSolver, Solver
+from cascade.limits.constraints import ConstraintManager, ConstraintStatistics, GlobalConstraint
+from cascade.live.progress import Progress
+from cascade.logs import log_events
+from cascade.pictures.description import to_json
+from cascade.pictures.picture import Picture, visualize
+from cascade.reports.records import Recording, chrome_trace, event_to_json, record
+from cascade.reports.report import report
+from cascade.vm import Blueprint, VirtualMachine, VMExecutionStrategy
+from cascade.workflow.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
+from cascade.workflow.expressions import (
     Jump,
     JumpSelector,
     LazyResult,
@@ -50,22 +61,11 @@ from cascade.expressions import (
     Router,
     TailCall,
 )
-from cascade.flow import bind, pipeline, select_jump, sequence
-from cascade.graph import BuiltGraph, Edge, Graph, Node, build_graph
-from cascade.inputs import Env, Param
-from cascade.interpreter import GraphExecutionStrategy
-from cascade.logs import log_events
-from cascade.picture import Picture, visualize
-from cascade.plan import parameters
-from cascade.progress import Progress
-from cascade.records import Recording, chrome_trace, event_to_json, record
-from cascade.report import report
-from cascade.resources import ResourceDefinition, inject, resource
-from cascade.retry import RetryPolicy
-from cascade.solver import ExecutionPlan, NativeSolver, Solver
-from cascade.state import InMemoryStateBackend, StateBackend
-from cascade.task import Task, task
-from cascade.vm import Blueprint, VirtualMachine, VMExecutionStrategy
+from cascade.workflow.flow import bind, pipeline, select_jump, sequence
+from cascade.workflow.inputs import Env, Param
+from cascade.workflow.resources import ResourceDefinition, inject, resource
+from cascade.workflow.retry import RetryPolicy
+from cascade.workflow.task import Task, task
 
 __all__ = [
     "Blueprint",
@@ -156,3 +156,8 @@ __all__ = [
     "to_json",
     "visualize",
 ]
+
+# Tracebacks, pickles and `to_json` say where a user finds a class, not where it is defined.
+for _public in [globals()[name] for name in __all__]:
+    if isinstance(_public, type):
+        _public.__module__ = __name__

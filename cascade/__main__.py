@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run the command; the exit code."""
     try:
-        from cascade.cli import main as command
+        from cascade.command.cli import main as command
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise

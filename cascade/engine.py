@@ -14,28 +14,28 @@ from anyio.lowlevel import current_token
 
 from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder
-from cascade.constraints import ConstraintManager, GlobalConstraint
+from cascade.core.interpreter import GraphExecutionStrategy
+from cascade.core.interrupts import Terminated, run_interruptible, terminate
+from cascade.core.run import Run
 from cascade.events import MessageBus
-from cascade.expressions import Expression, check_target
-from cascade.gate import Gate
-from cascade.interpreter import GraphExecutionStrategy
-from cascade.interrupts import Terminated, run_interruptible, terminate
-from cascade.plan import MOST_SLOTS, PlanCache
-from cascade.progress import Progress
-from cascade.resources import ResourceDefinition, ResourceRegistry
-from cascade.run import Run
-from cascade.slices import whole
-from cascade.solver import NativeSolver
+from cascade.graph.plan import MOST_SLOTS, PlanCache
+from cascade.graph.slices import whole
+from cascade.graph.solver import NativeSolver
+from cascade.limits.constraints import ConstraintManager, GlobalConstraint
+from cascade.limits.gate import Gate
+from cascade.live.progress import Progress
 from cascade.vm import VirtualMachine, VMExecutionStrategy
+from cascade.workflow.expressions import Expression, check_target
+from cascade.workflow.resources import ResourceDefinition, ResourceRegistry
 
 if TYPE_CHECKING:
-    from cascade.activity import Activity
-    from cascade.executor import Executor
-    from cascade.processor import Call
-    from cascade.slices import Work
-    from cascade.solver import Solver
-    from cascade.state import StateBackend
-    from cascade.structure import Ref, Structure
+    from cascade.core.activity import Activity
+    from cascade.core.processor import Call
+    from cascade.core.state import StateBackend
+    from cascade.executors.executor import Executor
+    from cascade.graph.slices import Work
+    from cascade.graph.solver import Solver
+    from cascade.graph.structure import Ref, Structure
     from cascade.vm.blueprint import Given, Routine
 
 T = TypeVar("T")

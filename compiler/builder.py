@@ -6,12 +6,12 @@ from typing import Any
 
 from cascade.compiler.reach import Reach
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
-from cascade.expressions import check_target
-from cascade.slices import Work, whole
-from cascade.structure import Ref, Structure, read
+from cascade.graph.slices import Work, whole
+from cascade.graph.structure import Ref, Structure, read
 from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
 from cascade.vm.fused import fused_listing
+from cascade.workflow.expressions import check_target
 
 
 class BlueprintBuilder:

@@ -10,8 +10,8 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from cascade.slices import STEPS, Work, pieces, together
-from cascade.structure import ROUTER, Ref, Slot, Structure
+from cascade.graph.slices import STEPS, Work, pieces, together
+from cascade.graph.structure import ROUTER, Ref, Slot, Structure
 
 
 class Reach:

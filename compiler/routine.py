@@ -19,8 +19,8 @@ from operator import itemgetter
 from typing import Final
 
 from cascade.compiler.reach import Reach
-from cascade.slices import STEPS, Work, pieces
-from cascade.structure import (
+from cascade.graph.slices import STEPS, Work, pieces
+from cascade.graph.structure import (
     DICT,
     LIST,
     MAP,
@@ -32,9 +32,9 @@ from cascade.structure import (
     Slot,
     Structure,
 )
-from cascade.task import VARARGS
 from cascade.vm import isa
 from cascade.vm.blueprint import Given, Routine
+from cascade.workflow.task import VARARGS
 
 NOTHING_GIVEN: Final[Given] = frozenset()
 _CONTAINERS: Final = {LIST: isa.List, TUPLE: isa.Tuple, DICT: isa.Dict}

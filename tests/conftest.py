@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cascade.cli import main
+from cascade.command.cli import main
 from cascade.testing import virtual_time
 from cascade.vm.machine import Machine
 

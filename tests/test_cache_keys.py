@@ -30,8 +30,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from cascade.cache import cache_key
 from cascade.errors import CacheKeyError, CascadeError
+from cascade.workflow.cache import cache_key
 
 
 class FakeTask:

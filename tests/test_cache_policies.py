@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
+from cascade.workflow.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
 
 Inside = Callable[..., Any]
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.checks import check
+from cascade.command.checks import check
 
 
 @cs.task

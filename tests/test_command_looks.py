@@ -234,7 +234,7 @@ def test_doctor_tells_what_is_missing_and_what_is_broken():
         "    if backend == 'trio': raise OSError('no loop today')\n"
         "    return run(*args, backend=backend, **options)\n"
         "anyio.run = broken\n"
-        "from cascade.cli import main\n"
+        "from cascade.command.cli import main\n"
         "raise SystemExit(main(['doctor']))\n"
     )
     done = subprocess.run(
@@ -327,7 +327,7 @@ def test_progress_without_rich_is_told(tmp_path, flow):
     program = (
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *more: None if name == 'rich' else find(name, *more)\n"
-        "from cascade.cli import main\n"
+        "from cascade.command.cli import main\n"
         "raise SystemExit(main(['run', 'flow.py:pages', '--progress']))\n"
     )
     done = subprocess.run(

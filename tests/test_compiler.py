@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.structure import Structure, read
+from cascade.graph.structure import Structure, read
 from cascade.vm import isa, machine
 from cascade.vm.verify import verify_routine
 

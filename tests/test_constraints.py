@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.constraints import GlobalConstraint, exact, parse_rate, parse_scope
-from cascade.gate import Gate
+from cascade.limits.constraints import GlobalConstraint, exact, parse_rate, parse_scope
+from cascade.limits.gate import Gate
 
 LONG = bool(os.environ.get("CASCADE_LONG"))
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.admission import Admission, Ticket
-from cascade.bucket import Bucket
-from cascade.constraints import GlobalConstraint, checked
+from cascade.limits.admission import Admission, Ticket
+from cascade.limits.bucket import Bucket
+from cascade.limits.constraints import GlobalConstraint, checked
 
 LONG = bool(os.environ.get("CASCADE_LONG"))
 

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cascade.admission import DONE, GRANTED, PARKED, STARTED, Admission, Ticket
 from cascade.amounts import Rate
-from cascade.constraints import GlobalConstraint, checked, parse_rate
+from cascade.limits.admission import DONE, GRANTED, PARKED, STARTED, Admission, Ticket
+from cascade.limits.constraints import GlobalConstraint, checked, parse_rate
 
 LONG = bool(os.environ.get("CASCADE_LONG"))
 

@@ -205,7 +205,7 @@ def test_policies_that_were_set_are_told():
             "on": ["ValueError", "OSError"],
         },
         "timeout": 3.0,
-        "cache": {"type": "cascade.cache.InMemoryCache"},
+        "cache": {"type": "cascade.InMemoryCache"},
         "amounts": {"gpu": {"type": "decimal.Decimal", "text": "0.5"}},
     }
 

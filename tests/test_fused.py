@@ -13,9 +13,9 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.agreement import Recorder
 from cascade.engine import FusedTier
 from cascade.testing import virtual_time
+from cascade.testing.agreement import Recorder
 from fusing import agree, ran
 
 

@@ -23,9 +23,9 @@ from anyio.lowlevel import checkpoint, current_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade.admission import Ticket
-from cascade.constraints import GlobalConstraint
-from cascade.gate import Gate, Session
+from cascade.limits.admission import Ticket
+from cascade.limits.constraints import GlobalConstraint
+from cascade.limits.gate import Gate, Session
 from cascade.testing import virtual_time
 
 LONG = bool(os.environ.get("CASCADE_LONG"))

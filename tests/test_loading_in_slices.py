@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from typing import Any
 
@@ -12,13 +11,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import cascade as cs
-from cascade import trampoline
-from cascade.slices import whole
-from cascade.solver import NativeSolver
-from cascade.structure import Structure, read, reading
+from cascade.core import run as run_module
+from cascade.core import trampoline
+from cascade.graph.slices import whole
+from cascade.graph.solver import NativeSolver
+from cascade.graph.structure import Structure, read, reading
 from cascade.vm import machine
-
-run_module = sys.modules["cascade.run"]  # the package has a function of that name
 
 NODES = 6_000
 

@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 import cascade as cs
+from cascade.core.ready import Place
+from cascade.core.run import Run
 from cascade.plain import brief
-from cascade.ready import Place
-from cascade.run import Run
 
 
 class Odd(BaseException):

@@ -10,7 +10,7 @@ PROGRAM = '''
 import json
 import anyio
 import cascade as cs
-from cascade.checks import check
+from cascade.command.checks import check
 
 NAMES = ["gamma", "alpha", "delta", "beta", "epsilon"]
 

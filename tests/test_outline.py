@@ -1,7 +1,7 @@
 """What would run, as text, for `cascade plan`."""
 
 import cascade as cs
-from cascade.outline import outline
+from cascade.command.outline import outline
 
 
 @cs.task

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import building
 import cascade as cs
-from cascade.drawing import MOST_LINES, MOST_SHAPES, draw
-from cascade.layout import GAP, MOST_POINTS, Box, Link, lay_out
+from cascade.pictures.drawing import MOST_LINES, MOST_SHAPES, draw
+from cascade.pictures.layout import GAP, MOST_POINTS, Box, Link, lay_out
 from programs import seeded
 
 ROOT = Path(__file__).resolve().parent.parent

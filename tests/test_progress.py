@@ -17,10 +17,10 @@ import pytest
 from rich.console import Console
 
 import cascade as cs
-from cascade.activity import Activity
-from cascade.display import duration_text, line, picture, rate_text
-from cascade.readings import Reader, RecentRate, RunReading, TaskReading
-from cascade.run import Run
+from cascade.core.activity import Activity
+from cascade.core.run import Run
+from cascade.live.display import duration_text, line, picture, rate_text
+from cascade.live.readings import Reader, RecentRate, RunReading, TaskReading
 from cascade.testing import virtual_time
 
 

@@ -11,10 +11,10 @@ import pytest
 
 import building
 import cascade as cs
-from cascade.attribution import Attribution, Meaning, general_id
-from cascade.blame import accounts_of, total_of, waits_of
+from cascade.reports.attribution import Attribution, Meaning, general_id
+from cascade.reports.blame import accounts_of, total_of, waits_of
+from cascade.reports.history import runs_of
 from cascade.testing import virtual_time
-from cascade.timeline import runs_of
 from programs import seeded
 
 

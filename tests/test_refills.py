@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cascade as cs
-from cascade.admission import Admission
+from cascade.limits.admission import Admission
 
 
 def make_ask(starts, seconds=0.0):

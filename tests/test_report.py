@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.chart import MOST_SPANS
-from cascade.markup import MOST_ROWS, seconds
-from cascade.page import MOST_LINES, MOST_RUNS
+from cascade.pictures.markup import MOST_ROWS, seconds
+from cascade.reports.chart import MOST_SPANS
+from cascade.reports.page import MOST_LINES, MOST_RUNS
 from cascade.testing import virtual_time
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.plan import PlanCache
-from cascade.sketch import is_literal, sketch
-from cascade.solver import NativeSolver
-from cascade.structure import read
+from cascade.graph.plan import PlanCache
+from cascade.graph.quick_key import is_literal, sketch
+from cascade.graph.solver import NativeSolver
+from cascade.graph.structure import read
 
 
 @cs.task

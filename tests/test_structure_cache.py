@@ -7,9 +7,9 @@ import weakref
 import pytest
 
 import cascade as cs
-from cascade.graph import build_graph
-from cascade.plan import Plan
-from cascade.structure import Structure, read
+from cascade.graph.nodes import build_graph
+from cascade.graph.plan import Plan
+from cascade.graph.structure import Structure, read
 
 
 class CountingSolver(cs.NativeSolver):

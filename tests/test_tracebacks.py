@@ -5,7 +5,7 @@ import re
 import pytest
 
 import cascade as cs
-from cascade.tracebacks import folded_traceback
+from cascade.command.tracebacks import folded_traceback
 
 
 @cs.task

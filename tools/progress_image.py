@@ -18,9 +18,9 @@ import anyio
 from rich.console import Console
 
 import cascade as cs
-from cascade.activity import Activity
-from cascade.display import picture
-from cascade.readings import Reader
+from cascade.core.activity import Activity
+from cascade.live.display import picture
+from cascade.live.readings import Reader
 from cascade.testing import virtual_time
 
 IMAGE = Path(__file__).resolve().parent.parent / "docs" / "images" / "progress.svg"

@@ -315,7 +315,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 def _plain(annotation: str) -> str:
     """An annotation without the modules in it."""
-    for module in ("cascade.graph.", "cascade.expressions.", "typing.", "os."):
+    for module in ("cascade.", "typing.", "os."):
         annotation = annotation.replace(module, "")
     return annotation
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cascade.graph.plan import Plan
+from cascade.graph.structure import Ref, Structure
 from cascade.plain import plain
-from cascade.plan import Plan
-from cascade.structure import Ref, Structure
 from cascade.vm.isa import Instruction, Producer, Region, Site
 
 Given = frozenset[Any]  # names of parameters, or VARARGS
@@ -99,7 +99,7 @@ class Blueprint:
 
 def _sites(structure: Structure) -> list[dict[str, Any]]:
     """What stands at each site; nodes under the ids of `build_graph`."""
-    from cascade.description import task_to_json
+    from cascade.pictures.description import task_to_json
 
     nodes = Plan(structure, structure.root).all_nodes()
     told = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from cascade.plan import Plan
-from cascade.structure import Slot
+from cascade.graph.plan import Plan
+from cascade.graph.structure import Slot
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.isa import Branch, Choose, Instruction, Outer, Producer
 

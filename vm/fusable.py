@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cascade.structure import LIST, TASK, TUPLE, Ref, Slot, Structure
-from cascade.task import Parameters
+from cascade.graph.structure import LIST, TASK, TUPLE, Ref, Slot, Structure
 from cascade.vm import isa
 from cascade.vm.blueprint import Routine
+from cascade.workflow.task import Parameters
 
 MOST_ROWS: Final = 128  # of a routine that is fused: compiling holds the loop
 CONSTANT: Final = (isa.Shared, isa.Outer, isa.Param, isa.Inject)

@@ -24,12 +24,12 @@ from time import perf_counter
 from types import CellType
 from typing import Any, Final
 
-from cascade.expressions import Jump, LazyResult, TailCall
-from cascade.structure import Structure
+from cascade.graph.structure import Structure
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.disassemble import head
 from cascade.vm.fusable import NotFusable, features
 from cascade.vm.source import BATCH, ExpressionSource, IterationSource
+from cascade.workflow.expressions import Jump, LazyResult, TailCall
 
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller
 NO_SITES: Final[Mapping[int, Callable[..., Any]]] = {}

@@ -17,12 +17,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod, ref
 
-from cascade.cancellation import is_cancellation
-from cascade.executor import usual_class
-from cascade.processor import is_ordinary
-from cascade.sketch import is_literal
-from cascade.structure import PLAIN
-from cascade.values import Deferred, Skipped
+from cascade.core.cancellation import is_cancellation
+from cascade.core.processor import is_ordinary
+from cascade.core.values import Deferred, Skipped
+from cascade.executors.executor import usual_class
+from cascade.graph.quick_key import is_literal
+from cascade.graph.structure import PLAIN
 from cascade.vm import isa
 from cascade.vm.fusable import NotFusable
 from cascade.vm.fused import NO_SITES, FusedRoutine, Linked, fuse
@@ -30,8 +30,8 @@ from cascade.vm.observed import Leave, Site
 from cascade.vm.source import ABSENT
 
 if TYPE_CHECKING:
-    from cascade.run import Run
-    from cascade.trampoline import Trampoline
+    from cascade.core.run import Run
+    from cascade.core.trampoline import Trampoline
     from cascade.vm.machine import Frame, Machine, Program
 
 

@@ -16,22 +16,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from cascade.evaluation import (
+from cascade.core.evaluation import (
     BY_CONDITION,
     BY_DATA,
     BY_ROUTE,
     CONDITION_FALSE,
     PlannedEvaluation,
 )
+from cascade.core.run import Run
+from cascade.core.trampoline import NO_OVERRIDES, Strategy, Trampoline
+from cascade.core.values import RELEASED, Deferred, Skipped, overridden
 from cascade.events import TaskSkipped
-from cascade.executor import surfacing
-from cascade.plan import Plan
-from cascade.run import Run
-from cascade.slices import Work, pieces, together, whole
-from cascade.structure import Ref, Slot, Structure
-from cascade.task import VARARGS
-from cascade.trampoline import NO_OVERRIDES, Strategy, Trampoline
-from cascade.values import RELEASED, Deferred, Skipped, overridden
+from cascade.executors.executor import surfacing
+from cascade.graph.plan import Plan
+from cascade.graph.slices import Work, pieces, together, whole
+from cascade.graph.structure import Ref, Slot, Structure
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import FusedRoutine, Linked
@@ -39,10 +38,11 @@ from cascade.vm.hot import MOST_KEPT, HotExpression, HotLoop, Watch, fused_or_re
 from cascade.vm.source import ABSENT, overwrites
 from cascade.vm.straight import StraightCode, StraightRun
 from cascade.vm.verify import verify, verify_routine
+from cascade.workflow.task import VARARGS
 
 if TYPE_CHECKING:
+    from cascade.core.processor import Call
     from cascade.engine import Engine
-    from cascade.processor import Call
     from cascade.vm.observed import Site
 
 NOTHING_GIVEN: Final[Given] = frozenset()

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
-from cascade.cancellation import is_cancellation
-from cascade.executor import is_awaitable, usual_class
-from cascade.expressions import NO_KWARGS
-from cascade.processor import Call
+from cascade.core.cancellation import is_cancellation
+from cascade.core.processor import Call
+from cascade.executors.executor import is_awaitable, usual_class
+from cascade.workflow.expressions import NO_KWARGS
 
 if TYPE_CHECKING:
-    from cascade.run import Run
-    from cascade.structure import Slot
+    from cascade.core.run import Run
+    from cascade.graph.structure import Slot
     from cascade.vm.machine import Frame
 
 NO_AMOUNTS: Mapping[str, Any] = {}

@@ -25,9 +25,9 @@ from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from typing import Any, Final
 
+from cascade.core.values import build
 from cascade.errors import RouteNotFoundError
-from cascade.structure import TASK, Ref, Slot
-from cascade.values import build
+from cascade.graph.structure import TASK, Ref, Slot
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint
 from cascade.vm.disassemble import row_texts

@@ -20,16 +20,16 @@ from operator import itemgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from cascade.executor import usual_class
-from cascade.processor import is_control, is_ordinary
-from cascade.slices import STEPS, Work, pieces
-from cascade.structure import LIST, Slot, Structure
-from cascade.values import RELEASED, build
+from cascade.core.processor import is_control, is_ordinary
+from cascade.core.values import RELEASED, build
+from cascade.executors.executor import usual_class
+from cascade.graph.slices import STEPS, Work, pieces
+from cascade.graph.structure import LIST, Slot, Structure
 from cascade.vm import isa
 from cascade.vm.blueprint import Routine
 
 if TYPE_CHECKING:
-    from cascade.plan import Plan
+    from cascade.graph.plan import Plan
     from cascade.vm.machine import Frame, Machine
 
 LOOK: Final = 64  # rows between two looks at the clock, while they are fast

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from cascade.errors import VerifyError
-from cascade.structure import MAP, ROUTER, TASK, Slot
-from cascade.task import VARARGS
+from cascade.graph.structure import MAP, ROUTER, TASK, Slot
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.disassemble import routine_listing
+from cascade.workflow.task import VARARGS
 
 _BY_MODE: Final = {"inline": isa.Call, "thread": isa.Thread, "process": isa.Process}
 _LONGEST: Final = 40  # rows of a listing shown around the one that breaks a rule

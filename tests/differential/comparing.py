@@ -15,9 +15,9 @@ import anyio
 
 import building
 import cascade as cs
-from cascade.agreement import Observation, Recorder, difference
 from cascade.engine import FusedTier
 from cascade.testing import virtual_time
+from cascade.testing.agreement import Observation, Recorder, difference
 from cascade.vm import machine
 from cascade.vm.isa import TABLE
 from programs import CONSTRUCTS, Program, excludes, seeded

@@ -10,9 +10,9 @@ from typing import Any
 import anyio
 
 import cascade as cs
-from cascade.agreement import Observation, Recorder, described_error, difference
 from cascade.engine import EngineStatistics, FusedTier
 from cascade.testing import virtual_time
+from cascade.testing.agreement import Observation, Recorder, described_error, difference
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""The command `cascade`: everything between its arguments and what it prints."""

@@ -1,0 +1,1 @@
+"""How a run goes: calls, the ready queue, the processor, resources held, and the graph strategy."""

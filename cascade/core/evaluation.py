@@ -1,0 +1,527 @@
+"""What an evaluation is under both strategies: how it begins, ends, skips, loops and is named.
+
+A strategy adds how the slots of the evaluation are demanded, and where their values are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from anyio import current_time
+
+from cascade.amounts import checked_amount
+from cascade.core.processor import Call, is_control
+from cascade.core.trampoline import NO_OVERRIDES, EvaluationPlace, MapItems, Strategy, Trampoline
+from cascade.core.values import (
+    Deferred,
+    Skipped,
+    argument_name,
+    build,
+    deferred_names,
+    own_arguments,
+)
+from cascade.errors import DependencyMissingError, RouteNotFoundError
+from cascade.events import TaskSkipped
+from cascade.graph.plan import Plan
+from cascade.graph.structure import RESOURCE, Ref, Slot, Structure
+from cascade.workflow.task import check_iterable, check_lengths
+
+if TYPE_CHECKING:
+    from cascade.core.holdings import Holdings
+    from cascade.graph.nodes import Node
+
+CONDITION_FALSE: Final = "ConditionFalse"
+BY_CONDITION: Final = "UpstreamSkipped_Condition"
+BY_SEQUENCE: Final = "UpstreamSkipped_Sequence"
+BY_DATA: Final = "UpstreamSkipped_Data"
+BY_ROUTE: Final = "UpstreamSkipped_Route"
+PRUNED: Final = "Pruned"
+
+NO_AMOUNTS: Final[Mapping[str, Any]] = {}
+NOTHING_SHARED: Final[frozenset[int]] = frozenset()
+
+
+class PlannedEvaluation(EvaluationPlace):
+    """One target computed once: a run's, a returned expression's, or one iteration of a loop."""
+
+    __slots__ = (
+        "_around",
+        "_body",
+        "_chosen",
+        "_data",
+        "_holdings",
+        "_invariant",
+        "_needs",
+        "_on_end",
+        "_outermost",
+        "_overrides",
+        "_plan",
+        "_readers_left",
+        "_shared",
+        "_slots",
+        "_strategy",
+        "_tail",
+        "_trampoline",
+        "_unchosen",
+    )
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        plan: Plan,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None,
+        around: Any,
+        overrides: Mapping[Any, Any],
+    ) -> None:
+        if trampoline is None:
+            super().__init__(None, 0, 0)
+        else:
+            super().__init__(*trampoline.anchor())
+        self._strategy = strategy
+        self._plan = plan
+        self._slots = plan.structure.slots
+        self._data = data
+        self._trampoline = trampoline  # which goes on if the target ends with control
+        self._around = around  # of an iteration: the evaluation in which its loop stands
+        self._outermost: Any = None if around is None else around._root
+        self._body: Ref | None = None if around is None else plan.root
+        self._invariant: frozenset[int] | None = None
+        self._shared = NOTHING_SHARED if around is None else self._root._invariants()
+        self._overrides = overrides  # of the target's own arguments
+        self._tail: Ref = plan.root
+        self._on_end: Callable[[Any], None] = _not_begun
+        self._holdings: Holdings | None = None
+        self._chosen: dict[int, Ref] | None = None
+        self._needs, readers = plan.uses()
+        self._readers_left = readers.copy()  # by slot: who may need it, and has no value yet
+        self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
+
+    @property
+    def _root(self) -> Any:
+        """The evaluation around all loops that this one is in. (A field would be a cycle.)"""
+        return self if self._outermost is None else self._outermost
+
+    # What a strategy adds
+
+    def _value(self, ref: Ref) -> Any:
+        """The literal or settled value of a reference."""
+        raise NotImplementedError
+
+    def _peek(self, index: int) -> Any:
+        """The value of a slot if it is settled; `~index` means that of the evaluation around."""
+        raise NotImplementedError
+
+    def _settle(self, index: int, value: Any) -> None:
+        """The slot has its value, or the Skipped it is."""
+        raise NotImplementedError
+
+    def _conclude(self, slot: Slot, value: Any) -> None:
+        """The node has its value."""
+        raise NotImplementedError
+
+    def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
+        """The node is skipped, which was told already."""
+        raise NotImplementedError
+
+    def _is_settled(self, index: int) -> bool:
+        """Whether the slot has its value, or is skipped."""
+        raise NotImplementedError
+
+    def _was_demanded(self, index: int) -> bool:
+        """Whether somebody needed the slot, now that the evaluation ends."""
+        raise NotImplementedError
+
+    def _drop(self, index: int) -> bool:
+        """Let go of the value of the slot, which nobody needs any more; False if it has none."""
+        raise NotImplementedError
+
+    # What it is
+
+    def _invariants(self) -> frozenset[int]:
+        """The slots that all iterations in this target share."""
+        if self._invariant is None:
+            registry = self._strategy.run.providers
+            structure = self._plan.structure
+            self._invariant = structure.invariants(registry.narrow(structure.resources))
+        return self._invariant
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of which this evaluation computes a part."""
+        return self._plan.structure
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """The literals of the target, and of all its routes."""
+        return self._data
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is no iteration: the evaluation of a whole target."""
+        return self._around is None
+
+    def rank(self, index: int) -> int:
+        """Where the slot at `index` stands in plan order."""
+        return self._plan.rank(index)
+
+    def is_body(self, index: int) -> bool:
+        """Whether the node at `index` is what this iteration of a loop executes."""
+        return index == self._body
+
+    # Beginning and ending
+
+    def _begin(self, on_end: Callable[[Any], None]) -> None:
+        self._on_end = on_end
+        self._strategy.going_on[self] = None
+
+    def _end(self, value: Any) -> None:
+        """The target is settled: report what was pruned, tear down, and pass the value on."""
+        self._report_pruned()
+        on_end, self._on_end = self._on_end, _not_begun
+        self._trampoline = None  # which may go on with this evaluation as the home of a loop
+        self._strategy.going_on.pop(self, None)
+        if self._holdings:
+            self._strategy.run.spawn(lambda: self._close_then(on_end, value))
+        else:
+            on_end(value)
+
+    async def _close_then(self, on_end: Callable[[Any], None], value: Any) -> None:
+        assert self._holdings is not None
+        await self._strategy.run.close_holdings(self._holdings)
+        on_end(value)
+        self._strategy.propagate()
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        self._on_end = _not_begun
+        self._trampoline = None
+        self._overrides = NO_OVERRIDES
+        self._data = ()
+
+    def outcome(self, value: Any) -> Any:
+        """What a run, or a returned expression, makes of its target's value or being skipped."""
+        if isinstance(value, Deferred):
+            raise value.refused("the target")
+        if not isinstance(value, Skipped):
+            return value
+        if value.reason == BY_SEQUENCE:
+            return None
+        raise DependencyMissingError(
+            self._name_of_target(), value.argument, value.origin, value.origin_reason
+        )
+
+    def _name_of_target(self) -> str:
+        slot = self._slots[self._plan.root]
+        return self.task_id(slot.index) if slot.is_node else f"the target ({slot.name})"
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value: what the target goes on with is the trampoline's."""
+        self._on_end = lambda _: then()
+        self._end(None)
+
+    # Values that nobody needs any more
+
+    def _let_go_of_needs(self, index: int) -> None:
+        """The slot is settled: what it needed goes if nobody else may need it any more.
+
+        A slot that has not been demanded by now, and that nobody may demand any more, needs
+        nothing any more either.
+        """
+        needs, left = self._needs, self._readers_left
+        todo = [index]
+        for current in todo:  # grows
+            for part in needs.get(current, ()):
+                if left[part] > 1:
+                    left[part] -= 1
+                elif not self._drop(part):
+                    todo.append(part)
+
+    # Inputs and resources
+
+    def _demand_input(self, slot: Slot) -> None:
+        self._settle(slot.index, self._strategy.run.inputs.value(self._data[~slot.data]))
+
+    def _demand_resource(self, slot: Slot) -> None:
+        run = self._strategy.run
+        definition = run.providers.find(slot.name, "the target")
+        if definition.scope == "task":
+            self._settle(slot.index, Deferred(slot))
+            return
+        holdings = run.holdings if definition.scope == "run" else self.holdings
+        ready = holdings.ready(slot.name)
+        if ready is not None:
+            self._settle(slot.index, ready.value)
+        else:
+            run.spawn(lambda: self._obtain(slot, holdings))
+
+    async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
+        registry = self._strategy.run.providers
+        value = await holdings.obtain(registry.set_up_order(slot.name, "the target"))
+        self._settle(slot.index, value)
+        self._strategy.propagate()
+
+    @property
+    def holdings(self) -> Holdings:
+        """Where the step resources of this evaluation are held, made when there is one."""
+        if self._holdings is None:
+            self._holdings = self._strategy.run.step_holdings()
+        return self._holdings
+
+    # Nodes
+
+    def _failed_at(self, slot: Slot, error: BaseException) -> None:
+        """The engine itself found that the evaluation cannot go on at `slot`."""
+        path = " -> ".join(self.path(slot.index))
+        run = self._strategy.run
+        run.fail(error, f"in {slot.kind} {slot.name!r} ({path}), of run {run.id}")
+
+    def _amounts(self, slot: Slot) -> dict[str, Any]:
+        amounts = {
+            name: self._value(value) if kind is None else value
+            for name, kind, value in slot.amounts
+        }
+        for name, amount in amounts.items():
+            if isinstance(amount, Deferred):
+                raise amount.refused(f"the amount {name!r} of task {slot.name!r}")
+            checked_amount(slot.name, name, amount)
+        return amounts
+
+    def _call(self, slot: Slot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """A call of the task of the slot with these arguments."""
+        amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
+        call = Call(self, slot.index, self._plan.rank(slot.index), slot, args, kwargs, amounts)
+        if self._plan.structure.resources:
+            call.resources = deferred_names((*args, *kwargs.values()))
+        return call
+
+    def _start_map(self, slot: Slot) -> None:
+        given = {name: self._value(ref) for name, ref in slot.kwargs}
+        for name in slot.iterables:
+            if isinstance(given[name], Deferred):
+                raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
+            check_iterable(slot.name, name, given[name])
+        items = {name: list(given[name]) for name in slot.iterables}
+        given.update(dict.fromkeys(items))  # each keeps its place among the keywords
+        check_lengths(slot.name, {name: len(values) for name, values in items.items()})
+        amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
+        rank = self._plan.rank(slot.index)
+        MapItems(self._strategy, self, slot, rank).start(items, given, amounts)
+
+    def completed(self, call: Call, value: Any) -> None:
+        """The call of a node of this evaluation came to `value`, or to control."""
+        if is_control(value):
+            self._control(call, value)
+        else:
+            self._conclude(call.slot, value)
+        self._strategy.propagate()
+
+    def _control(self, call: Call, control: Any) -> None:
+        trampoline = self._trampoline
+        if trampoline is not None and call.index == self._tail:
+            if call.slot.after:
+                self._keep_predecessors(call.slot)
+            self.leave(lambda: trampoline.go_on(call, control, self))
+        else:
+            Trampoline(self._strategy, self, call.index, call.rank, self).go_on(call, control, self)
+
+    def _enter_loop(self, slot: Slot) -> None:
+        trampoline = self._trampoline
+        overrides = self._overrides if slot.index == self._plan.root else NO_OVERRIDES
+        if trampoline is None or slot.index != self._tail:
+            rank = self._plan.rank(slot.index)
+            Trampoline(self._strategy, self, slot.index, rank, self).enter(slot, overrides)
+        elif self._body is None:
+            trampoline.enter(slot, overrides, self)
+        elif not self._awaits_predecessors(slot):  # a Router among the routes chose this loop
+            self._keep_predecessors(slot)
+            self.leave(lambda: trampoline.switch(slot))
+
+    def _awaits_predecessors(self, slot: Slot) -> bool:
+        """Whether the loop that a Router route chose has to wait for what comes before it."""
+        assert self._trampoline is not None
+        if slot.index in self._trampoline.begun:  # they came before its first iteration
+            return False
+        missing = [index for index in slot.after if not self._is_settled(index)]
+        if missing:
+            self._enter_after(slot, missing)
+        return bool(missing)
+
+    def _enter_after(self, slot: Slot, missing: list[int]) -> None:
+        """Demand predecessors of a loop, and come to it again when more of them are there."""
+        raise NotImplementedError
+
+    def _keep_predecessors(self, slot: Slot) -> None:
+        """The loop goes on at `slot`, a part of this route: what came before it here has come."""
+        if self._body is None or slot.index == self._body:
+            return
+        assert self._trampoline is not None
+        for index in slot.after:
+            if self._is_settled(index):
+                value = self._peek(index)
+                kept = value if isinstance(value, Skipped) else None
+                self._trampoline.preceded[slot.index, index] = kept
+
+    def _has_come(self, index: int) -> bool:
+        """Whether the predecessor of this iteration came in the evaluation of a route before."""
+        trampoline = self._trampoline
+        return trampoline is not None and (self._body, index) in trampoline.preceded
+
+    def _kept(self, index: int) -> Any:
+        """None, or the Skipped that a predecessor is which came in the evaluation of a route."""
+        assert self._trampoline is not None
+        assert self._body is not None
+        return self._trampoline.preceded[self._body, index]
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """A trampoline brought the node at `index` to its value, or found it skipped."""
+        slot = self._slots[index]
+        if isinstance(value, Skipped):
+            self._record_skip(slot, value)
+        else:
+            self._conclude(slot, value)
+
+    # Routers and containers
+
+    def _choose(self, slot: Slot, key: Any) -> Ref:
+        """The route that the value of the selector names."""
+        if isinstance(key, Deferred):
+            raise key.refused("the selector of a Router")
+        number = slot.route_numbers.get(key)
+        refs = tuple(slot.routes.values())
+        ref = slot.default if number is None else refs[number]
+        if ref is None:
+            raise RouteNotFoundError(key, tuple(slot.routes))
+        if self._chosen is None:
+            self._chosen = {}
+        self._chosen[slot.index] = ref
+        unchosen = self._unchosen_routes()
+        unchosen.update(other for own, other in enumerate(refs) if own != number)
+        if slot.default is not None and number is not None:
+            unchosen.add(slot.default)
+        if slot.index == self._tail:
+            self._tail = ref
+        return ref
+
+    def _contained(self, slot: Slot, members: tuple[Any, ...]) -> Any:
+        """The container that the slot makes of its members, or the Skipped it is."""
+        shape = self._data[~slot.data] if slot.data else None
+        for position, member in enumerate(members):
+            if member.__class__ is Skipped:
+                reason = self._reason_through(slot.members[position], member)
+                return member.because(reason, f"member {position}")
+        if self._plan.structure.resources and deferred_names(members):
+            return Deferred(slot, members, shape)
+        return build(slot, shape, members)
+
+    # Skipping
+
+    def _skip_condition_false(self, slot: Slot) -> None:
+        self._publish_skipped(slot, CONDITION_FALSE)
+        own_id = self.task_id(slot.index)
+        self._record_skip(slot, Skipped(CONDITION_FALSE, own_id, CONDITION_FALSE, "condition"))
+
+    def _skipped_by_inputs(self, slot: Slot) -> Skipped | None:
+        """The first reason in the order of the contract for which the slot is skipped."""
+        skipped = self._skipped_predecessor(slot)
+        if skipped is not None:
+            return skipped
+        for index in slot.argument_slots:
+            value = self._peek(index)
+            if value.__class__ is Skipped:
+                return value.because(self._reason_through(index, value), argument_name(slot, index))
+        for index in slot.amount_slots:
+            value = self._peek(index)
+            if value.__class__ is Skipped:
+                return value.because(BY_DATA, "amount")
+        return None
+
+    def _skipped_predecessor(self, slot: Slot) -> Skipped | None:
+        is_body = slot.index == self._body
+        for index in slot.after:
+            value = self._peek(~index if is_body else index)
+            if value.__class__ is Skipped:
+                return value.because(BY_SEQUENCE, "predecessor")
+        return None
+
+    def _reason_through(self, index: int, skipped: Skipped) -> str:
+        """Containers and Routers are no nodes: what they lack is the reason of who needs them."""
+        return BY_DATA if self._slots[index].is_node else skipped.reason
+
+    def _skip(self, slot: Slot, skipped: Skipped) -> None:
+        self._publish_skipped(slot, skipped.reason)
+        self._record_skip(slot, skipped)
+
+    def _publish_skipped(self, slot: Slot, reason: str) -> None:
+        run = self._strategy.run
+        if run.bus.listens(TaskSkipped):
+            event = TaskSkipped(run.id, current_time(), self.task_id(slot.index), slot.name, reason)
+            run.bus.publish(event)
+
+    def _report_pruned(self) -> None:
+        """Report the nodes of unchosen routes that nobody demanded, in plan order."""
+        if not self._unchosen:
+            return
+        pruned = self._undemanded()
+        if self._shared:  # what iterations share is a matter of the evaluation that holds it
+            self._root._unchosen_routes().update(pruned & self._shared)
+            pruned -= self._shared
+        for index in sorted(pruned, key=self._plan.rank):
+            self._publish_skipped(self._slots[index], PRUNED)
+
+    def _unchosen_routes(self) -> set[Ref]:
+        if self._unchosen is None:
+            self._unchosen = set()
+        return self._unchosen
+
+    def _undemanded(self) -> set[int]:
+        """The nodes that unchosen routes lead to and nobody here demanded."""
+        seen: set[int] = set()
+        todo = [ref for ref in self._unchosen_routes() if ref >= 0]
+        while todo:
+            index = todo.pop()
+            if index not in seen:
+                seen.add(index)
+                todo.extend(self._slots[index].parts)
+        return {i for i in seen if self._slots[i].is_node and not self._was_demanded(i)}
+
+    # Names
+
+    def local_id(self, index: int) -> str:
+        """The id of the node at `index` within this evaluation."""
+        return self._plan.node(index).id
+
+    def node(self, index: int) -> Node:
+        """The public node at `index`."""
+        return self._plan.node(index)
+
+    def injected(self, index: int) -> frozenset[int | str]:
+        """The arguments of the node at `index` that are injected: positions and keywords."""
+        slot = self._slots[index]
+        given = self._overrides if index == self._plan.root else NO_OVERRIDES
+        own = own_arguments(slot, given)
+        return frozenset(n for n, ref in own if ref >= 0 and self._slots[ref].kind is RESOURCE)
+
+    def local_path(self, index: int) -> list[str]:
+        """The ids from the slot at `index` to the target of this evaluation."""
+        came_from = {self._plan.root: -1}
+        todo = [self._plan.root]
+        for current in todo:  # grows: breadth first, from the target
+            if current == index:
+                break
+            for part in self._slots[current].parts:
+                if part not in came_from:
+                    came_from[part] = current
+                    todo.append(part)
+        path: list[str] = []
+        current = index
+        while current in came_from and current >= 0:
+            if self._slots[current].is_node:
+                path.append(self.local_id(current))
+            current = came_from[current]
+        return path or [self._slots[index].name]
+
+
+def _not_begun(value: Any) -> None:
+    raise AssertionError("an evaluation ended before it began")

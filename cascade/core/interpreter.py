@@ -1,0 +1,473 @@
+"""The graph strategy: the contract, executed demand by demand. The executable specification.
+
+An `Evaluation` computes one target once. It keeps, by slot: the values that are settled, who waits
+for which, how many a waiting slot still waits for, and at which step a node with conditions
+stands. Demand goes down and values come up through two lists of the `Interpretation`, never by
+recursion, so depth is unlimited.
+
+Loops, tail calls, returned expressions and map items are in `trampoline.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from cascade.core.evaluation import (
+    BY_CONDITION,
+    BY_DATA,
+    BY_ROUTE,
+    CONDITION_FALSE,
+    PlannedEvaluation,
+)
+from cascade.core.trampoline import NO_OVERRIDES, Strategy, Trampoline
+from cascade.core.values import (
+    RELEASED,
+    Deferred,
+    Skipped,
+    open_slots,
+    overridden,
+)
+from cascade.graph.plan import Plan
+from cascade.graph.slices import Work
+from cascade.graph.structure import (
+    DICT,
+    LIST,
+    MAP,
+    PARAM,
+    RESOURCE,
+    ROUTER,
+    TASK,
+    TUPLE,
+    Ref,
+    Slot,
+    Structure,
+)
+
+if TYPE_CHECKING:
+    from cascade.core.run import Run
+
+# The step of a node is the number of the condition that it waits for, or one of these.
+_DEFAULT: Final = -1
+_PREDECESSORS: Final = -2
+
+
+class GraphExecutionStrategy:
+    """Interprets the graph of a target: obvious and correct."""
+
+    async def execute(self, run: Run, target: Any, params: Mapping[str, Any]) -> Any:
+        """The value of `target`, computed within `run`; errors in it come before anything runs."""
+        return await Interpretation(run).execute(target, params)
+
+
+class Interpretation(Strategy):
+    """What the evaluations of one run work through: slots demanded, and slots settled."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.demanded: list[tuple[Evaluation, int]] = []
+        self.settled: list[tuple[Evaluation, int]] = []
+        self.recorded = 0  # what evaluations still going on have in the state backend
+
+    def is_prepared(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> bool:
+        """Whether there is a plan from `root`."""
+        return root in structure.plans
+
+    def preparing(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Work[None]:
+        """Make a plan from `root`."""
+        if is_body:
+            registry = self.run.engine.resources
+            yield from structure.find_invariants(registry.narrow(structure.resources))
+        yield from self.run.engine.plans.planning(structure, root)
+
+    def evaluation(
+        self,
+        structure: Structure,
+        root: Ref,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Any = None,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
+    ) -> Evaluation:
+        """A new evaluation; an iteration if it has one `around`."""
+        plan = self.run.engine.plans.plan(structure, root)
+        return Evaluation(self, plan, data, trampoline, around, overrides)
+
+    def step(self) -> bool:
+        """Follow one value up, or else one demand down."""
+        if self.settled:
+            evaluation, index = self.settled.pop()
+            evaluation.spread(index)
+        elif self.demanded:
+            evaluation, index = self.demanded.pop()
+            evaluation.demand(index)
+        else:
+            return False
+        return True
+
+    def close(self) -> None:
+        """The run is over."""
+        self.demanded.clear()
+        self.settled.clear()
+        super().close()
+
+    def clear_record_then(self, then: Callable[[], None]) -> None:
+        """Between two evaluations, when nothing recorded belongs to one that goes on."""
+
+        async def clear() -> None:
+            backend = self.run.engine.state_backend
+            assert backend is not None
+            await backend.clear()
+            then()
+            self.propagate()
+
+        self.run.spawn(clear)
+
+
+class Evaluation(PlannedEvaluation):
+    """An evaluation that keeps its values, and who waits for them, in dictionaries by slot."""
+
+    __slots__ = ("_interpretation", "_readers", "_recorded", "_steps", "_values", "_waiting")
+
+    def __init__(
+        self,
+        interpretation: Interpretation,
+        plan: Plan,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Evaluation | None = None,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
+    ) -> None:
+        super().__init__(interpretation, plan, data, trampoline, around, overrides)
+        self._interpretation = interpretation
+        self._recorded = 0  # results and skips in the state backend
+        self._values: dict[int, Any] = {}
+        self._readers: dict[int, list[int | tuple[Evaluation, int]]] = {}
+        self._waiting: dict[int, int] = {}
+        self._steps: dict[int, int] = {}
+
+    # Beginning and leaving
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value; the record is cleared if nothing around needs it."""
+        strategy = self._interpretation
+        strategy.recorded -= self._recorded
+        if self._recorded and not strategy.recorded:
+            super().leave(lambda: strategy.clear_record_then(then))
+        else:
+            super().leave(then)
+
+    def begin(self, on_end: Callable[[Any], None]) -> None:
+        """Demand the target; `on_end` gets its value, or the Skipped it is."""
+        if self._plan.root < 0:
+            on_end(self._data[~self._plan.root])
+            return
+        self._begin(on_end)
+        self._interpretation.demanded.append((self, self._plan.root))
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        super().release()
+        self._values.clear()
+        self._readers.clear()
+
+    # Demand
+
+    def demand(self, index: int) -> None:
+        """Somebody needs the value of this slot, for the first time in this evaluation."""
+        if index < 0 and self._has_come(~index):
+            self._settle(index, self._kept(~index))
+        elif index < 0:
+            assert self._around is not None
+            self._alias(index, self._around, ~index)
+        elif index in self._shared and index != self._plan.root:
+            self._alias(index, self._root, index)
+        else:
+            slot = self._slots[index]
+            self._guarded(_DEMAND[slot.kind], slot)
+
+    def _alias(self, index: int, home: Evaluation, there: int) -> None:
+        """The value of a slot that belongs to an evaluation around this one."""
+        if there in home._values:
+            self._settle(index, home._values[there])
+        elif there in home._readers:
+            home._readers[there].append((self, index))
+        else:
+            home._readers[there] = [(self, index)]
+            self._interpretation.demanded.append((home, there))
+
+    def _need(self, index: int, reader: int) -> int:
+        """Have `reader` told when the slot is settled; 1 if that is still to come, else 0."""
+        if index in self._values:
+            return 0
+        readers = self._readers.get(index)
+        if readers is None:
+            self._readers[index] = [reader]
+            self._interpretation.demanded.append((self, index))
+        else:
+            readers.append(reader)
+        return 1
+
+    def _need_all(self, slot: Slot, indices: tuple[int, ...]) -> None:
+        missing = 0
+        for index in reversed(indices):  # what is demanded last is followed up first
+            missing += self._need(index, slot.index)
+        if missing:
+            self._waiting[slot.index] = missing
+        else:
+            self._arrived(slot)
+
+    def _demand_node(self, slot: Slot) -> None:
+        if slot.index == self._body and slot.after:
+            # Predecessors of a route belong to the evaluation around the loop, and come first.
+            self._steps[slot.index] = _PREDECESSORS
+            self._need_all(slot, tuple([~index for index in slot.after]))
+        elif slot.bound is not None and slot.index != self._body:
+            self._enter_loop(slot)
+        else:
+            self._demand_conditions(slot)
+
+    def _demand_conditions(self, slot: Slot) -> None:
+        if slot.conditions:
+            self._steps[slot.index] = 0
+            self._check_conditions(slot)
+        else:
+            self._demand_inputs(slot)
+
+    def _demand_inputs(self, slot: Slot) -> None:
+        arguments = slot.argument_slots
+        if self._overrides and slot.index == self._plan.root:
+            arguments = open_slots(slot, self._overrides)
+        after = () if slot.index == self._body else slot.after
+        self._need_all(slot, (*after, *arguments, *slot.amount_slots))
+
+    def _demand_router(self, slot: Slot) -> None:
+        assert slot.selector is not None
+        self._steps[slot.index] = 0
+        self._need_all(slot, () if slot.selector < 0 else (slot.selector,))
+
+    def _demand_container(self, slot: Slot) -> None:
+        self._need_all(slot, slot.argument_slots)
+
+    # Values
+
+    def _settle(self, index: int, value: Any) -> None:
+        self._values[index] = value
+        if index in self._needs:
+            self._let_go_of_needs(index)
+        self._interpretation.settled.append((self, index))
+
+    def spread(self, index: int) -> None:
+        """Tell those who wait for the slot that it is settled."""
+        for reader in self._readers.pop(index, ()):
+            if isinstance(reader, int):
+                missing = self._waiting[reader] - 1
+                if missing:
+                    self._waiting[reader] = missing
+                else:
+                    del self._waiting[reader]
+                    self._arrived(self._slots[reader])
+            else:
+                evaluation, alias = reader
+                evaluation._settle(alias, self._values[index])
+        if index == self._plan.root:
+            self._end(self._values[index])
+
+    def _arrived(self, slot: Slot) -> None:
+        """All that the slot waited for is settled."""
+        self._guarded(_ARRIVED[slot.kind], slot)
+
+    def _guarded(self, step: Callable[[Evaluation, Slot], None], slot: Slot) -> None:
+        """Take a step of the slot; what it raises is the slot's failure, and ends the run."""
+        try:
+            step(self, slot)
+        except Exception as error:
+            self._failed_at(slot, error)
+
+    def _value(self, ref: Ref) -> Any:
+        return self._data[~ref] if ref < 0 else self._values[ref]
+
+    def _peek(self, index: int) -> Any:
+        return self._values.get(index)
+
+    def _is_settled(self, index: int) -> bool:
+        return index in self._values
+
+    def _was_demanded(self, index: int) -> bool:
+        return index in self._values or index in self._readers
+
+    def _drop(self, index: int) -> bool:
+        if index in self._values:
+            self._values[index] = RELEASED
+            return True
+        return False
+
+    # Nodes: conditions, then inputs, then the call
+
+    def _node_arrived(self, slot: Slot) -> None:
+        if slot.index in self._steps:
+            if self._steps[slot.index] == _PREDECESSORS:
+                self._predecessors_arrived(slot)
+            else:
+                self._check_conditions(slot)
+            return
+        if slot.bound is not None and slot.index != self._body:
+            self._enter_loop(slot)
+            return
+        skipped = self._skipped_by_inputs(slot)
+        if skipped is not None:
+            self._skip(slot, skipped)
+        elif slot.kind is MAP:
+            self._start_map(slot)
+        else:
+            self._start_task(slot)
+
+    def _enter_after(self, slot: Slot, missing: list[int]) -> None:
+        self._need_all(slot, tuple(missing))
+
+    def _predecessors_arrived(self, slot: Slot) -> None:
+        """What had to come before the first iteration is there."""
+        del self._steps[slot.index]
+        skipped = self._skipped_predecessor(slot)
+        if skipped is None:
+            self._demand_conditions(slot)
+        else:
+            self._skip(slot, skipped)
+
+    def _check_conditions(self, slot: Slot) -> None:
+        """Demand the conditions one after the other, up to the first that does not hold."""
+        step = self._steps[slot.index]
+        while step != _DEFAULT and step < len(slot.conditions):
+            ref = slot.conditions[step]
+            self._steps[slot.index] = step
+            if ref >= 0 and self._need(ref, slot.index):
+                self._waiting[slot.index] = 1
+                return
+            condition = self._value(ref)
+            if isinstance(condition, Skipped):
+                del self._steps[slot.index]
+                self._skip(slot, condition.because(BY_CONDITION, "condition"))
+                return
+            if isinstance(condition, Deferred):
+                raise condition.refused(f"a condition of task {slot.name!r}")
+            if not condition:
+                self._condition_false(slot)
+                return
+            step += 1
+        del self._steps[slot.index]
+        if step == _DEFAULT:
+            self._take_default(slot)
+        else:
+            self._demand_inputs(slot)
+
+    def _condition_false(self, slot: Slot) -> None:
+        if slot.default is None:
+            del self._steps[slot.index]
+            self._skip_condition_false(slot)
+        else:
+            self._steps[slot.index] = _DEFAULT
+            self._need_all(slot, (slot.default,) if slot.default >= 0 else ())
+
+    def _take_default(self, slot: Slot) -> None:
+        assert slot.default is not None
+        value = self._value(slot.default)
+        if isinstance(value, Skipped):
+            self._skip(slot, value.because(BY_DATA, "default"))
+        else:
+            self._publish_skipped(slot, CONDITION_FALSE)
+            self._conclude(slot, value)
+
+    def _start_task(self, slot: Slot) -> None:
+        values, data = self._values, self._data
+        if slot.index == self._plan.root and self._overrides:
+            args, kwargs = overridden(slot, self._overrides, self._value)
+        else:
+            args = tuple([data[~ref] if ref < 0 else values[ref] for ref in slot.args])
+            kwargs = {name: self._value(ref) for name, ref in slot.kwargs} if slot.kwargs else {}
+        self._interpretation.run.make_ready(self._call(slot, args, kwargs))
+
+    def _conclude(self, slot: Slot, value: Any) -> None:
+        """The node has its value: recorded first, if somebody records."""
+        backend = self._interpretation.run.engine.state_backend
+        if backend is None:
+            self._settle(slot.index, value)
+        else:
+            self._record(backend.put_result, slot, value, value)
+
+    # Routers
+
+    def _router_arrived(self, slot: Slot) -> None:
+        if self._steps[slot.index] == 0:
+            self._choose_route(slot)
+        else:
+            del self._steps[slot.index]
+            assert self._chosen is not None
+            value = self._values[self._chosen[slot.index]]
+            if isinstance(value, Skipped):
+                value = value.because(BY_ROUTE, "route")
+            self._settle(slot.index, value)
+
+    def _choose_route(self, slot: Slot) -> None:
+        assert slot.selector is not None
+        key = self._value(slot.selector)
+        if isinstance(key, Skipped):
+            del self._steps[slot.index]
+            self._settle(slot.index, key.because(BY_DATA, "selector"))
+            return
+        ref = self._choose(slot, key)
+        if ref < 0:
+            del self._steps[slot.index]
+            self._settle(slot.index, self._data[~ref])
+        else:
+            self._steps[slot.index] = 1
+            self._need_all(slot, (ref,))
+
+    # Containers
+
+    def _container_arrived(self, slot: Slot) -> None:
+        members = tuple([self._value(ref) for ref in slot.members])
+        self._settle(slot.index, self._contained(slot, members))
+
+    # Skipping
+
+    def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
+        backend = self._interpretation.run.engine.state_backend
+        if backend is None:
+            self._settle(slot.index, skipped)
+        else:
+            self._record(backend.mark_skipped, slot, skipped.reason, skipped)
+
+    def _record(self, write: Any, slot: Slot, record: Any, value: Any) -> None:
+        self._recorded += 1
+        self._interpretation.recorded += 1
+
+        async def recorded() -> None:
+            await write(self.task_id(slot.index), record)
+            self._settle(slot.index, value)
+            self._interpretation.propagate()
+
+        self._interpretation.run.spawn(recorded)
+
+
+_DEMAND = {
+    TASK: Evaluation._demand_node,
+    MAP: Evaluation._demand_node,
+    ROUTER: Evaluation._demand_router,
+    LIST: Evaluation._demand_container,
+    TUPLE: Evaluation._demand_container,
+    DICT: Evaluation._demand_container,
+    PARAM: Evaluation._demand_input,
+    RESOURCE: Evaluation._demand_resource,
+}
+_ARRIVED = {
+    TASK: Evaluation._node_arrived,
+    MAP: Evaluation._node_arrived,
+    ROUTER: Evaluation._router_arrived,
+    LIST: Evaluation._container_arrived,
+    TUPLE: Evaluation._container_arrived,
+    DICT: Evaluation._container_arrived,
+}

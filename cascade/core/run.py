@@ -1,0 +1,763 @@
+"""One run: the driver that starts what is ready, and the task groups in which all of it lives.
+
+    caller                      waits, passing cancellation on; drives the run until it has groups
+      hosts                     the host tasks of run and step resources, each shielded while lent
+        work                    tasks for calls that may suspend; cancelled as one on failure
+          driver                starts ready calls in plan order, carries out inline ones itself
+
+What a strategy adds is which calls are ready: it hands them over with `make_ready`, and hears of
+their outcome by `call.place.completed`. While everything is inline no task group is opened at all.
+The driver of a run with groups is a task of the run's own, so that asyncio's `Task.cancel()`, which
+no shield stops, meets the caller alone: its wait for the group outlasts any number of them. So the
+caller awaits no more than one call itself, of which holds what plain Python makes of `await f()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from uuid import uuid4
+
+import anyio
+from anyio import CancelScope, Event, current_time, sleep_forever
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from cascade.core.activity import Activity
+from cascade.core.cancellation import (
+    Caller,
+    has_ended,
+    is_being_cancelled,
+    is_cancellation,
+    leave_requests_behind,
+    requests,
+)
+from cascade.core.holdings import Holdings
+from cascade.core.processor import AGAIN, Call, Processor
+from cascade.core.ready import Place, ReadyQueue
+from cascade.core.values import filled
+from cascade.errors import add_note
+from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
+from cascade.graph.slices import Work
+from cascade.plain import error_text
+from cascade.workflow.inputs import Inputs
+from cascade.workflow.resources import ResourceDefinition, RunProviders, context_manager, opened
+
+if TYPE_CHECKING:
+    from cascade.engine import Engine
+    from cascade.limits.admission import Ticket
+    from cascade.limits.gate import Session
+
+T = TypeVar("T")
+
+logger = logging.getLogger("cascade")
+
+SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
+MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
+LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
+_NO_RESULT: Final = object()  # of a run that has not finished
+
+
+async def in_slices(work: Work[T]) -> T:
+    """Do the work before a run begins, letting others on the event loop run now and then."""
+    slice_end = perf_counter() + SLICE
+    try:
+        while True:
+            next(work)
+            if perf_counter() >= slice_end:
+                await checkpoint()
+                slice_end = perf_counter() + SLICE
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        work.close()
+
+
+class Stretch(Protocol):
+    """A stretch of work that carries itself out when its turn comes in plan order.
+
+    One `is_async` awaits; a `is_mixed` one also has inline tasks, for which plan order counts, so
+    that it goes only while nothing else is going on, and is otherwise left to the interpreter.
+    """
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def is_async(self) -> bool: ...
+    @property
+    def is_mixed(self) -> bool: ...
+    def carry_out(self) -> None: ...
+    async def carry_out_async(self) -> None: ...
+    def interpret(self) -> None: ...
+
+
+class Run:
+    """What all evaluations of one run share: driver, failure, inputs, resources, steps allowed."""
+
+    def __init__(
+        self, engine: Engine, params: Mapping[str, Any] | None, max_steps: int | None
+    ) -> None:
+        self.id = uuid4().hex
+        self.engine = engine
+        self.bus = engine.bus
+        self.inputs = Inputs(params)
+        self.providers = RunProviders(engine.resources)
+        self.max_steps = max_steps
+        self.session: Session
+        self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
+        self.failure: BaseException | None = None
+        self.is_over = False
+        self._later_failures: list[BaseException] = []  # in its notes, so many at most
+        self.result: Any = _NO_RESULT
+        on_run = engine.on_run
+        self.activity = None if on_run is None else Activity(self.id, on_run)
+        self.processor = Processor(self)
+        self.holdings = self.make_holdings("run", None)
+        self._open_holdings: dict[Holdings, None] = {self.holdings: None}
+        self._inline = ReadyQueue()
+        self._starting = ReadyQueue()
+        self._hosts: TaskGroup | None = None
+        self._work: TaskGroup | None = None
+        self._wake: Event | None = None
+        self._postponed: deque[Callable[[], None]] = deque()
+        self._paused: list[tuple[float, int, Call]] = []  # a heap: when each goes on
+        self._pauses = count()
+        self._alarm: CancelScope | None = None  # of the one task that sleeps for all of them
+        self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._teardown_failures: list[BaseException] = []
+        self.slice_end = perf_counter() + SLICE
+        self._batch = LARGEST_BATCH
+        self._tasks = 0  # of the work group, and whatever the driver awaits itself
+        self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
+        self._is_cancelled = False  # the task that drives it in a group, by a scope around the run
+        self._interruption: BaseException | None = None
+        self._ended_by: BaseException | None = None  # the KeyboardInterrupt of a subscriber
+        self._caller: Caller | None = None  # of asyncio
+
+    async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
+        """Carry out what `begin` makes ready, until `finish` or `fail` is called; the result."""
+        self.session = self.engine.gate.enter_run(self.spawn)
+        task = asyncio.current_task() if self._starts_in_order else None
+        self._caller = None if task is None else Caller(task)
+        started = current_time()
+        self.bus.enter_run(self.id, self._end_by_subscriber)
+        if self.bus.listens(RunStarted):
+            self.bus.publish(RunStarted(self.id, started, name, params))
+        if self.activity is not None:
+            self.activity.begin(name, started)
+        try:
+            await self._drive(begin)
+        finally:
+            for ticket in tuple(self.tickets):
+                self.give_back(ticket)
+            self.engine.gate.leave_run(self.session)
+            self._tell_finished(started)
+            self.bus.leave_run(self.id)
+            result, failure = self.result, self._outcome()
+            ended_by = self._ended_by
+            self._let_go()
+            try:
+                if ended_by is not None:
+                    raise ended_by
+            finally:
+                del ended_by  # its traceback refers to this frame
+        if failure is None:
+            return result
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback refers to this frame
+
+    def _outcome(self) -> BaseException | None:
+        """What the run fails with, if it does."""
+        if not self._teardown_failures:
+            return self.failure
+        failures = [e for e in (self.failure, *self._teardown_failures) if e is not None]
+        interrupts = [error for error in failures if isinstance(error, KeyboardInterrupt)]
+        if interrupts:  # never in a group
+            for error in failures:
+                if error is not interrupts[0]:
+                    add_note(interrupts[0], f"the run had failed: {error_text(error)}")
+            return interrupts[0]
+        return BaseExceptionGroup(f"the tear-down of run {self.id} failed", failures)
+
+    def _let_go(self) -> None:
+        """The run is over: nothing here refers to its values, or back to what refers to it.
+
+        Its values and failures go with their last user then, without the cyclic collector.
+        """
+        self.result = self.failure = self._interruption = self._ended_by = None
+        self._teardown_failures = []
+        self._later_failures = []
+        self.inputs = Inputs(None)
+        self._inline = ReadyQueue()
+        self._starting = ReadyQueue()
+        self._postponed.clear()
+        self._spawned = []
+        self._open_holdings.clear()
+        self._paused.clear()
+        self._hosts = self._work = self._alarm = None
+        self.processor.let_go()
+        del self.session, self.processor, self.holdings
+
+    # What strategies say
+
+    def make_ready(self, call: Call) -> None:
+        """`call` may start as soon as it is first in plan order."""
+        if call.turn is not None or self.processor.is_direct(call):
+            self._inline.push(call.place, call.rank, call)
+        else:
+            self._starting.push(call.place, call.rank, call)
+        self._wake_up()
+
+    def enqueue(self, loop: Stretch) -> None:
+        """The loop may go on as soon as it is first in plan order."""
+        queue = self._starting if loop.is_async else self._inline
+        queue.push(loop.place, loop.rank, loop)
+        self._wake_up()
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether anything else may go on now."""
+        return bool(self._inline or self._starting or self._spawned or self._postponed)
+
+    async def give_way(self) -> None:
+        """Let others on the event loop run, once a slice of time is over."""
+        if perf_counter() >= self.slice_end:
+            await checkpoint()
+            self.slice_end = perf_counter() + SLICE
+
+    def finish(self, result: Any) -> None:
+        """The target has its value: the run is over."""
+        self.result = result
+        self.is_over = True
+        self._wake_up()
+
+    def fail(self, error: BaseException, note: str) -> None:
+        """The first failure ends the run; what comes after is told in its notes."""
+        if self.failure is None:
+            add_note(error, note)
+            self.failure = error
+            self.stop()
+        elif error is not self.failure and not self._is_noted(error):
+            self._later_failures.append(error)
+            add_note(error, note)
+            add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
+
+    def _is_noted(self, later: BaseException) -> bool:
+        """Whether a failure after the first is in the notes already, or they are full."""
+        noted = self._later_failures
+        return len(noted) >= MOST_NOTES or any(later is error for error in noted)
+
+    def _end_by_subscriber(self, error: BaseException) -> None:
+        """A subscriber raised what is for the whole program: the run is torn down, and ends so."""
+        self._ended_by = error
+        self.fail(error, f"by a subscriber to events of run {self.id}")
+
+    def is_cancelled_by(self, error: BaseException) -> bool:
+        """Whether `error`, out of a call, is the cancellation of the run, and no failure of it."""
+        if is_cancellation(error):
+            return True
+        return self._caller is not None and self._caller.is_cancelled_by(error)
+
+    async def leave_requests_behind(self, error: BaseException | None = None) -> None:
+        """A call is over, and somebody has asked to cancel the asyncio task that it was made in."""
+        caller = self._caller
+        await leave_requests_behind(error, is_own=caller is not None and not caller.is_here())
+
+    def stop(self) -> None:
+        """Nothing starts any more, and what runs is cancelled."""
+        self.is_over = True
+        self._give_up_waiting()
+        if self._work is not None:
+            self._work.cancel_scope.cancel()
+        self._wake_up()
+
+    def call_failed(self, call: Call, error: BaseException) -> None:
+        """A call failed for good."""
+        if len(self._later_failures) >= MOST_NOTES:
+            return
+        path = " -> ".join(call.place.path(call.index))
+        self.fail(
+            error,
+            f"in task {call.slot.name!r} ({call.task_id}), attempt {call.attempt}, "
+            f"of run {self.id}; its path to the target: {path}",
+        )
+
+    def postpone(self, function: Callable[[], None]) -> None:
+        """Call `function` after a checkpoint, before anything else is started."""
+        self._postponed.append(function)
+        self._wake_up()
+
+    def make_ready_after(self, seconds: float, call: Call) -> None:
+        """`call` may start after a pause, in which it costs no task: one sleeps for all of them."""
+        if not seconds:
+            self.make_ready(call)
+            return
+        due = current_time() + seconds
+        heappush(self._paused, (due, next(self._pauses), call))
+        if self._alarm is None:
+            self._alarm = CancelScope(deadline=due)
+            self.spawn(self._sleep)
+        elif due < self._alarm.deadline:
+            self._alarm.deadline = due
+
+    async def _sleep(self) -> None:
+        """Make ready whatever has paused long enough, until nothing pauses."""
+        while self._alarm is not None:
+            with self._alarm:
+                await sleep_forever()
+            now = current_time()
+            while self._paused and self._paused[0][0] <= now:
+                self.make_ready(heappop(self._paused)[2])
+            self._alarm = CancelScope(deadline=self._paused[0][0]) if self._paused else None
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `function` in a task of its own; what it raises fails the run."""
+        self._spawned.append(function)
+        self._wake_up()
+
+    def spawn_call(
+        self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
+    ) -> None:
+        """Go on with `call` in a task of its own."""
+        self.spawn(lambda: self._guard_call(call, function, *args))
+
+    def gated(self, call: Call) -> bool:
+        """Whether the call has to ask the gate before it starts."""
+        return bool(call.amounts) or self.engine.gate.limits(call.slot.name)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """The attempt is over, or will not start."""
+        started = self.tickets.pop(ticket, None)
+        if started:
+            self.engine.gate.give_back(ticket)
+        elif started is not None:
+            self.engine.gate.withdraw(ticket)
+            ticket.resume = _nothing  # which refers to the call, and that to the ticket
+
+    def _give_up_waiting(self) -> None:
+        """Nothing starts any more: what waits at the gate makes room for other runs now."""
+        self.engine.gate.end_run(self.session)
+        for ticket in [ticket for ticket, started in self.tickets.items() if not started]:
+            self.give_back(ticket)
+
+    # Resources
+
+    def make_holdings(self, scope: str, around: Holdings | None) -> Holdings:
+        """A place for the resources of one scope."""
+        return Holdings(scope, around, self)
+
+    def step_holdings(self) -> Holdings:
+        """A place for the step resources of one evaluation, closed with the run at the latest."""
+        holdings = self.make_holdings("step", self.holdings)
+        self._open_holdings[holdings] = None
+        return holdings
+
+    async def close_holdings(self, holdings: Holdings) -> None:
+        """Tear down what an evaluation held, now that it is over."""
+        interruption = await holdings.close(None)
+        self._open_holdings.pop(holdings, None)
+        if interruption is not None:
+            raise interruption
+
+    @context_manager
+    async def open_resource(
+        self, definition: ResourceDefinition, arguments: dict[str, Any], call: Call | None = None
+    ) -> AsyncGenerator[Any]:
+        """A resource set up for the body, its events told, its failing tear-down recorded.
+
+        `call` is the one of whose attempt it is.
+        """
+        deadline = self.engine.teardown_timeout
+        acquired = False
+
+        def failed(error: BaseException, served: BaseException | None) -> None:
+            if call is not None and served is not None and not is_being_cancelled():
+                self.call_failed(call, served)  # it came first, and no retry follows
+            self._teardown_failed(error)
+
+        try:
+            async with opened(definition, arguments, deadline, failed) as value:
+                acquired = True
+                if self.bus.listens(ResourceAcquired):
+                    self.bus.publish(ResourceAcquired(self.id, current_time(), definition.name))
+                yield value
+        finally:
+            if acquired and self.bus.listens(ResourceReleased):
+                self.bus.publish(ResourceReleased(self.id, current_time(), definition.name))
+
+    async def with_task_resources(
+        self, call: Call, stack: AsyncExitStack
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of an attempt, its task resources set up in `stack`."""
+        values: dict[str, Any] = {}
+        for name in call.resources:
+            needed_by = f"task {call.slot.name!r}"
+            for definition in self.providers.set_up_order(name, needed_by):
+                if definition.name in values:
+                    continue
+                if definition.scope != "task":
+                    order = self.providers.set_up_order(definition.name, needed_by)
+                    holdings = self.holdings if definition.scope == "run" else call.place.holdings
+                    values[definition.name] = await holdings.obtain(order)
+                    continue
+                arguments = {p: values[n] for p, n in definition.dependencies.items()}
+                opener = self.open_resource(definition, arguments, call)
+                values[definition.name] = await self._enter(opener, definition, stack)
+        args = tuple([filled(value, values) for value in call.args])
+        return args, {name: filled(value, values) for name, value in call.kwargs.items()}
+
+    async def _enter(
+        self,
+        opener: AbstractAsyncContextManager[Any],
+        definition: ResourceDefinition,
+        stack: AsyncExitStack,
+    ) -> Any:
+        try:
+            return await stack.enter_async_context(opener)
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
+            self.set_up_failed(definition, error)
+            raise
+
+    def set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
+        """The resource could not be set up, or ended by itself."""
+        self.fail(error, f"in the resource {definition.name!r}, of run {self.id}")
+
+    def _teardown_failed(self, error: BaseException) -> None:
+        logger.error("a tear-down failed in run %s", self.id, exc_info=error)
+        self._teardown_failures.append(error)
+        if not self.is_over:
+            self.stop()
+
+    def spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the life of a resource in a task of its own."""
+        assert self._hosts is not None, "resources are demanded by tasks of the work group"
+        self._hosts.start_soon(function)
+
+    # The driver
+
+    async def _drive(self, begin: Callable[[], None]) -> None:
+        try:
+            await self._begin(begin)
+            if not self.is_over or self._spawned:
+                async with anyio.create_task_group() as self._hosts:
+                    self._hosts.start_soon(self._carry_out_in_group)
+                if self._is_cancelled:
+                    await checkpoint_if_cancelled()
+        except BaseException as error:
+            own = None if self.is_cancelled_by(error) else _unwrapped(error)
+            if own is not None and not isinstance(own, anyio.get_cancelled_exc_class()):
+                self._fail_by(own)
+                return
+            self._interruption = error  # failures are kept, so this is the run being cancelled
+            for failed in (self.failure, *self._teardown_failures):
+                if failed is not None:
+                    add_note(error, f"the run had failed: {error_text(failed)}")
+            raise
+        if self.result is _NO_RESULT and self.failure is None and not self._teardown_failures:
+            cancelled = asyncio.CancelledError("somebody cancelled a task of the run")
+            self.fail(cancelled, f"in run {self.id}")
+
+    def _fail_by(self, error: BaseException) -> None:
+        """What nobody in the run could handle came out of its groups: no failure goes before it."""
+        earlier, self.failure = self.failure, None
+        self.fail(error, f"in run {self.id}")
+        if earlier is not None and earlier is not error:
+            add_note(error, f"the run had failed: {error_text(earlier)}")
+
+    async def _begin(self, begin: Callable[[], None]) -> None:
+        try:
+            begin()
+            await self._carry_out_alone(most=inf if self._caller is None else 1)
+        except BaseException as error:
+            if self.is_cancelled_by(error):
+                raise
+            self.fail(error, f"in run {self.id}")
+
+    async def _carry_out_alone(self, most: float = inf) -> None:
+        """As long as there is one thing to do at a time, and at most so many calls to await."""
+        while not self.is_over and not self._spawned:
+            if self._postponed:
+                await self._catch_up()
+            elif self._starting:
+                if not most or not self._stands_alone():
+                    return
+                most -= 1
+                await self._await_alone()
+            elif self._inline:
+                await self._carry_out_inline()
+            else:
+                return
+
+    async def _carry_out_in_group(self) -> None:
+        """The run from where it needs a task of its own, and its tear-down."""
+        interruption: BaseException | None = None
+        try:
+            await self._carry_out_alone()
+            if not self.is_over or self._spawned:
+                await self._work_in_group()
+        except BaseException as error:
+            if is_cancellation(error):
+                interruption = error
+            elif self._work is None or not has_ended(self._work.cancel_scope):
+                self.fail(error, f"in run {self.id}")
+        interruption = await self._release(self.failure or interruption) or interruption
+        try:
+            if interruption is not None:
+                self._is_cancelled = is_cancellation(interruption)
+                if not self._is_cancelled:  # else by a scope that is around the caller too
+                    raise interruption
+        finally:
+            del interruption  # its traceback refers to this frame
+
+    async def _work_in_group(self) -> None:
+        async with anyio.create_task_group() as self._work:
+            try:
+                while not self.is_over:
+                    await self._carry_on(self._work)
+            except BaseException as error:
+                if is_cancellation(error):
+                    raise
+                # A call that the driver made has cancelled the driver's task, or interrupted it;
+                # it must not come out in the groups of the run.
+                self.fail(error, f"in run {self.id}")
+            finally:
+                # What is left: siblings of a failure, and what was spawned meanwhile, which has to
+                # begin before it is cancelled so that it can give up what it holds.
+                self.is_over = True
+                self._give_up_waiting()
+                self._start_spawned(self._work)
+                self._work.cancel_scope.cancel()
+
+    async def _catch_up(self) -> None:
+        """What a strategy does between calls is done in slices, like inline calls."""
+        while self._postponed and not self.is_over:
+            await checkpoint()
+            self.slice_end = perf_counter() + SLICE
+            self._postponed.popleft()()
+
+    async def _carry_on(self, work: TaskGroup) -> None:
+        """Start all that is ready to be started, else carry out inline calls, else wait."""
+        await self._catch_up()
+        if self.is_over:
+            return
+        self._start_spawned(work)
+        if self._starting:
+            if self._stands_alone():
+                await self._await_alone()
+            else:
+                await self._start_all(work)
+        elif self._inline:
+            await self._carry_out_inline()
+        else:
+            self._wake = Event()
+            await self._wake.wait()
+            await checkpoint_if_cancelled()  # a wait that is over is not cancelled any more
+            self._wake = None
+
+    async def _carry_out_inline(self) -> None:
+        """Carry out inline calls while nothing else is to be started."""
+        queue = self._inline
+        run_inline = self.processor.run_inline
+        while queue and not self._starting and not self._spawned and not self.is_over:
+            call = queue.pop()
+            if call.__class__ is Call:
+                try:
+                    run_inline(call)
+                except BaseException as error:
+                    self.call_failed(call, error)
+            else:
+                call.carry_out()
+            if self._postponed:
+                await self._catch_up()
+            if perf_counter() >= self.slice_end:
+                await self.give_way()
+
+    def _stands_alone(self) -> bool:
+        """Whether one call is all there is, and all that can come while it is awaited."""
+        if self._tasks or self.tickets or self._inline or self._spawned or len(self._starting) > 1:
+            return False
+        first = self._starting.first()
+        return first.__class__ is not Call or self.processor.is_plain(first)
+
+    async def _await_alone(self) -> None:
+        """Await what stands alone right here: a task of its own would cost more than the call."""
+        self._tasks += 1
+        await self._carry_out(self._starting.pop(), is_alone=True)
+        if self._caller is None or requests():
+            await checkpoint_if_cancelled()  # the call may have suppressed that a scope ends
+        if not self.is_over:
+            await self.give_way()
+
+    def _start_spawned(self, work: TaskGroup) -> None:
+        spawned, self._spawned = self._spawned, []
+        for function in spawned:
+            self._tasks += 1
+            work.start_soon(self._guard_task, function)
+
+    async def _start_all(self, work: TaskGroup) -> None:
+        """Start what may suspend, in plan order, and let each get as far as it can at once."""
+        queue = self._starting
+        if self._starts_in_order:
+            while queue and not self.is_over:
+                await self._start_batch(work)
+            return
+        all_started = Event()
+        self._start_next(work, all_started)
+        await all_started.wait()
+
+    async def _start_batch(self, work: TaskGroup) -> None:
+        """Start as many as will hold the loop for one slice, going by those started before."""
+        began = perf_counter()
+        for _ in range(min(self._batch, len(self._starting))):
+            call = self._next_to_start()
+            if call is not None:
+                work.start_soon(self._carry_out, call)
+        await checkpoint()
+        held = max(perf_counter() - began, 1e-6)
+        self._batch = max(1, min(LARGEST_BATCH, int(self._batch * SLICE / held)))
+
+    def _next_to_start(self) -> Any:
+        """The first that gets a task of its own, or None if it gets none."""
+        call = self._starting.pop()
+        if call.__class__ is not Call and call.is_mixed:
+            call.interpret()
+            return None
+        if call.__class__ is Call and (self.is_over or self.processor.parks(call)):
+            return None
+        self._tasks += 1
+        return call
+
+    def _start_next(self, work: TaskGroup, all_started: Event) -> None:
+        while self._starting and not self.is_over:
+            call = self._next_to_start()
+            if call is not None:
+                work.start_soon(self._carry_out_after_next, call, work, all_started)
+                return
+        all_started.set()
+
+    async def _carry_out_after_next(self, call: Any, work: TaskGroup, all_started: Event) -> None:
+        """Where the event loop shuffles what it starts, each task starts the one after it."""
+        goes_on = call.__class__ is not Call or self.processor.asks_now(call)
+        self._start_next(work, all_started)
+        if goes_on:
+            await self._carry_out(call)
+        else:
+            self._tasks -= 1
+
+    async def _carry_out(self, call: Any, *, is_alone: bool = False) -> None:
+        try:
+            if self.is_over:
+                return
+            if call.__class__ is Call:
+                value = await self.processor.process(call)
+                if value is not AGAIN:
+                    call.place.completed(call, value)
+            else:
+                await call.carry_out_async()
+                if self._caller is not None and requests() and self.failure is None:
+                    await self.leave_requests_behind()
+        except BaseException as error:
+            own = call if call.__class__ is Call else None
+            if self._goes_on(error, own, is_alone=is_alone):
+                raise
+        finally:
+            self._tasks -= 1
+
+    async def _guard_call(
+        self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
+    ) -> None:
+        try:
+            await function(*args)
+        except BaseException as error:
+            if self._goes_on(error, call, is_alone=False):
+                raise
+
+    async def _guard_task(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await function()
+        except BaseException as error:
+            if self._goes_on(error, None, is_alone=False):
+                raise
+        finally:
+            self._tasks -= 1
+
+    def _goes_on(self, error: BaseException, call: Call | None, *, is_alone: bool) -> bool:
+        """Whether `error`, with which a task ends, is its cancellation; all else is told here.
+
+        A group whose scope is cancelled needs no telling: anyio would keep what it is told, with
+        its traceback, in a reference cycle.
+        """
+        if self.is_cancelled_by(error):
+            return is_alone or not is_cancellation(error)
+        if is_being_cancelled() and self.failure is None:
+            # The run is being cancelled from outside, and that is what it ends with.
+            logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
+        elif call is None:
+            self.fail(error, f"in run {self.id}")
+        else:
+            self.call_failed(call, error)
+        return False
+
+    def _wake_up(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+
+    # The end
+
+    async def _release(self, failure: BaseException | None) -> BaseException | None:
+        """Tear down all resources, the innermost first, telling them what the run ended with.
+
+        The answer is what cancelled this task meanwhile.
+        """
+        interruption = None
+        for holdings in reversed(tuple(self._open_holdings)):
+            interruption = await holdings.close(failure) or interruption
+        return interruption
+
+    def _tell_finished(self, started: float) -> None:
+        if self.activity is None and not self.bus.listens(RunFinished):
+            return
+        error = self.failure or (self._teardown_failures[0] if self._teardown_failures else None)
+        status = "Succeeded" if error is None else "Failed"
+        if self._interruption is not None:
+            status, error = "Cancelled", None
+        now = current_time()
+        if self.activity is not None:
+            self.activity.end(status, now)
+        self.bus.publish(RunFinished(self.id, now, status, now - started, error))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What came out of the task groups of a run.
+
+    An event loop may deliver an interrupt in any task, and the groups wrap it.
+    """
+    leaves: list[BaseException] = []
+    todo = [error]
+    while todo:
+        current = todo.pop()
+        if isinstance(current, BaseExceptionGroup):
+            todo.extend(reversed(current.exceptions))
+        else:
+            leaves.append(current)
+    interrupts = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
+    return interrupts[0] if interrupts else leaves[0] if len(leaves) == 1 else error
+
+
+def _nothing() -> None:
+    """What is resumed when nobody waits any more."""

@@ -1,0 +1,1 @@
+"""Who carries out a call: the event loop, threads, and worker processes."""

@@ -1,0 +1,1 @@
+"""What a run does right now, sampled and shown in the terminal."""

@@ -1,0 +1,1 @@
+"""A target, drawn and described."""

@@ -1,0 +1,1 @@
+"""What a user writes. Nothing in here runs anything."""

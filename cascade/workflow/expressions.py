@@ -1,0 +1,488 @@
+"""What describes a value to be computed: the closed set of expressions, and what loops are told.
+
+Expressions are built in great numbers, so they hold four slots and no more: what most of them
+never have (retry, conditions, routes, ...) lives in one `Policies` object made on first need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterator, Mapping
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import Enum
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
+
+from cascade.amounts import checked_amount
+from cascade.errors import did_you_mean
+from cascade.workflow.retry import Delay, RetryOn, RetryPolicy, check_number
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from cascade.workflow.cache import CachePolicy
+    from cascade.workflow.task import Task
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Nothing(Enum):
+    """The type of `NOTHING`, which tells "not given" from `None`."""
+
+    NOTHING = "<none>"
+
+    def __repr__(self) -> str:
+        return "<none>"
+
+
+NOTHING: Final = Nothing.NOTHING
+NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+_CHAIN_METHODS: Final = (
+    "after",
+    "run_if",
+    "with_cache",
+    "with_constraints",
+    "with_retry",
+    "with_timeout",
+)
+
+_OWN_MAPPINGS: Final = ("kwargs", "constants", "routes")
+
+# Attributes that an expression may lack while it is being made or copied.
+_SLOTS: Final = frozenset({"args", "kwargs", "policies", "task", "constants", "routes", "name"})
+
+
+class Expression(Generic[T_co]):
+    """What describes a value to be computed. It runs nothing by itself."""
+
+    __slots__ = ("__weakref__",)
+
+    def _described(self) -> str:
+        return f"{type(self).__name__}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: the same parts, and policies, keywords and routes of its own."""
+        names = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())]
+        state = {name: getattr(self, name) for name in names if name != "__weakref__"}
+        own = {name: dict(state[name]) for name in _OWN_MAPPINGS if name in state}
+        if state.get("policies") is not None:
+            own["policies"] = copy(state["policies"])
+        return state | own
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _instead_of(self, name: str) -> str:
+        """The clause that says what to write instead of the attribute `name`."""
+        return "; a part of its value is taken by a task that gets the value as an argument"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._described()} has no truth value before it runs; "
+            "write expression.run_if(condition) or cs.Router(selector=..., routes={...})"
+        )
+
+    # Type checkers do not see what is there only to say what to write instead.
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Any]:
+            raise TypeError(
+                f"{self._described()} cannot be iterated before it runs; "
+                "write task.map(parameter=expression) to run a task for each of its items"
+            )
+
+        def __len__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} has no length before it runs; "
+                "pass it to a task that takes the length of its value"
+            )
+
+        def __getitem__(self, key: Any) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} cannot be indexed before it runs; "
+                f"write a task that takes the value and returns value[{key!r}]"
+            )
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__") or name in _SLOTS:
+                raise AttributeError(name)
+            raise AttributeError(
+                f"{self._described()} has no attribute {name!r}{self._instead_of(name)}"
+            )
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._described()} cannot be awaited; "
+                "write await cs.run_async(expression), or pass it to another task as an argument"
+            )
+
+
+class Policies:
+    """What chain methods set on a lazy result, all of it optional."""
+
+    __slots__ = (
+        "after",
+        "amounts",
+        "cache",
+        "conditions",
+        "default",
+        "is_method",
+        "retry",
+        "selector",
+        "timeout",
+    )
+
+    def __init__(self) -> None:
+        self.retry: RetryPolicy | None = None
+        self.timeout: float | None = None
+        self.cache: CachePolicy | None = None
+        self.amounts: dict[str, Any] = {}
+        self.conditions: tuple[Any, ...] = ()
+        self.default: Any = NOTHING
+        self.after: tuple[Expression[Any], ...] = ()
+        self.selector: JumpSelector | None = None
+        self.is_method = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Policies:
+        copied = memo[id(self)] = copy(self)
+        for name in self.__slots__:
+            if name != "cache":  # it holds what was computed, and is shared by whoever uses it
+                setattr(copied, name, deepcopy(getattr(self, name), memo))
+        return copied
+
+
+class Lazy(Expression[T_co]):
+    """What LazyResult and MappedLazyResult share: a task, its inputs, and the chain methods.
+
+    Chain methods change the expression and return it.
+    """
+
+    __slots__ = ("args", "kwargs", "policies", "task")
+
+    task: Task[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    policies: Policies | None
+
+    def _described(self) -> str:
+        return f"the {type(self).__name__} of task {self.task.name!r}"
+
+    def _instead_of(self, name: str) -> str:
+        if name == "map":
+            return f"; a map is made by the task, without a call: {self.task.name}.map(...)"
+        for near_to in (name, f"with_{name}"):
+            near = get_close_matches(near_to, _CHAIN_METHODS, n=1, cutoff=0.8)
+            if near:
+                return f"; did you mean {near[0]!r}?"
+        return super()._instead_of(name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task.name}>"
+
+    def _own_policies(self) -> Policies:
+        if self.policies is None:
+            self.policies = Policies()
+        return self.policies
+
+    def as_method(self) -> Self:
+        """The first argument is a bound `self`: what overrides the arguments leaves it alone."""
+        self._own_policies().is_method = True
+        return self
+
+    def with_retry(
+        self,
+        max_attempts: int = 3,
+        delay: Delay = 0.0,
+        backoff: float = 1.0,
+        *,
+        max_delay: float | None = None,
+        jitter: float = 0.0,
+        on: RetryOn = Exception,
+    ) -> Self:
+        """A failed attempt is followed by another, `max_attempts` executions in all.
+
+        The delay before it is `delay * backoff**k` seconds (k counts the retries from 0), at most
+        `max_delay`, plus up to `jitter` of itself at random. Or `delay` is a function
+        `(error, attempt) -> seconds | None`, asked after each failed attempt (None: no more), and
+        `backoff`, `max_delay` and `jitter` are left out. Only exceptions of `on` are retried: a
+        class or a tuple of them, which a group matches if all its leaves do, or a function
+        `(error) -> bool`. Cancellation never is. On a map, each item has its own attempts. Raises
+        `ValueError` for numbers out of range, `TypeError` for another `on` or `delay`.
+        """
+        self._own_policies().retry = RetryPolicy(
+            max_attempts, delay, backoff, max_delay, jitter, on
+        )
+        return self
+
+    def with_timeout(self, seconds: float) -> Self:
+        """Each attempt that takes longer than `seconds` fails with `TaskTimeoutError`.
+
+        Raises `ValueError` unless `seconds` is above 0, and for an inline sync task, which nothing
+        can interrupt.
+        """
+        check_number("seconds", seconds, at_least=0.0)
+        if seconds == 0:
+            raise ValueError("seconds=0 leaves no time to run; it must be above 0")
+        if self.task.mode == "inline" and not self.task.is_async:
+            raise ValueError(
+                f"the inline sync task {self.task.name!r} cannot be interrupted by a timeout; "
+                'make it @cs.task(mode="thread") or "process", or an async function'
+            )
+        self._own_policies().timeout = float(seconds)
+        return self
+
+    def with_cache(self, policy: CachePolicy) -> Self:
+        """The policy is asked for the value before the first attempt, and given it at the end.
+
+        A hit takes no capacity and no token, and publishes `TaskSkipped(reason="CacheHit")`. The
+        key is made of the Task and its arguments; an argument that is no plain data fails the
+        task with a `CacheKeyError`. Raises `TypeError` for what is no `CachePolicy`.
+        """
+        if isinstance(policy, type):
+            raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
+        for method, arguments in (("get", "key"), ("put", "key, value")):
+            found = getattr(policy, method, None)
+            if not callable(found):
+                raise TypeError(f"{policy!r} is no cache policy: it has no async {method}(key...)")
+            if _is_sync(found):
+                raise TypeError(
+                    f"{policy!r} is no cache policy: its {method} is not async; "
+                    f"write async def {method}(self, {arguments})"
+                )
+        self._own_policies().cache = policy
+        return self
+
+    def with_constraints(self, **amounts: Any) -> Self:
+        """Each attempt takes these amounts of the engine's capacity while it runs.
+
+        Amounts are numbers above 0 or expressions that give them; a repeated call merges by name.
+        A name for which the engine has no capacity is not limited. Raises `ValueError` for
+        another amount, and in the run for one above the capacity.
+        """
+        for name, amount in amounts.items():
+            if not isinstance(amount, Expression):
+                checked_amount(self.task.name, name, amount)
+        policies = self._own_policies()
+        policies.amounts = {**policies.amounts, **amounts}
+        return self
+
+    def run_if(self, condition: Any, *, default: Any = NOTHING) -> Self:
+        """It runs only if `condition` (an expression or a literal) is truthy.
+
+        Repeated, all conditions must hold. `default`, an expression or a literal, is the value
+        when one does not; without it the node is skipped, and so is what needs it. The last
+        default given counts. Raises `TypeError` for a Task that was meant to be called.
+        """
+        _refuse_task(condition, f"a condition of task {self.task.name!r}")
+        policies = self._own_policies()
+        policies.conditions = (*policies.conditions, condition)
+        if default is not NOTHING:
+            policies.default = default
+        return self
+
+    def after(self, *predecessors: Expression[Any]) -> Self:
+        """It runs once these have run, whose values it does not need. Repeated calls add.
+
+        Raises `TypeError` for a predecessor that is no expression.
+        """
+        for predecessor in predecessors:
+            if not isinstance(predecessor, Expression):
+                raise TypeError(
+                    f"{predecessor!r} cannot be a predecessor of task {self.task.name!r}: "
+                    "after() takes expressions, such as other_task(...)"
+                )
+        policies = self._own_policies()
+        policies.after = (*policies.after, *predecessors)
+        return self
+
+
+class LazyResult(Lazy[T_co]):
+    """The value that a task will have for these arguments. Made by calling a Task.
+
+    `.task`, `.args` and `.kwargs` tell the call, defaults filled in. Chain methods change the
+    expression and return it. `==` and `hash` are identity: one expression used twice runs once.
+    It has no truth value, length or items before it runs: asking for one is a `TypeError`.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS
+    ) -> None:
+        self.task = task
+        self.args = args
+        self.kwargs = kwargs
+        self.policies = None
+
+
+class MappedLazyResult(Lazy[list[T]], Generic[T]):
+    """The list of values that a task will have for each item. Made by `task.map(...)`.
+
+    `.kwargs` are the iterables by parameter, `.constants` what every item gets alike. Chain
+    methods apply to each item, save `run_if` and `after`, which apply to the map as a whole.
+    """
+
+    __slots__ = ("constants",)
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        iterables: Mapping[str, Any],
+        constants: Mapping[str, Any] = NO_KWARGS,
+    ) -> None:
+        self.task = task
+        self.args = ()
+        self.kwargs = iterables
+        self.constants = constants
+        self.policies = None
+
+
+class Router(Expression[T_co]):
+    """The value of the route that the selector's value names; the other routes never run.
+
+    `routes` maps keys to expressions or literals; `default` is taken for an unknown key. Without
+    one, an unknown key is a `RouteNotFoundError` in the run. Raises `TypeError` for routes that
+    are no mapping, `ValueError` for no routes at all.
+
+    >>> import cascade as cs
+    >>> answer = cs.Router(selector=cs.Param("lang"), routes={"en": "yes", "de": "ja"})
+    >>> cs.run(answer, params={"lang": "de"})
+    'ja'
+    """
+
+    __slots__ = ("default", "routes", "selector")
+
+    @overload
+    def __init__(
+        self: Router[T],
+        selector: Any,
+        routes: Mapping[Any, Expression[T]],
+        default: Expression[T] | Nothing = NOTHING,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Router[Any], selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING
+    ) -> None: ...
+    def __init__(self, selector: Any, routes: Mapping[Any, Any], default: Any = NOTHING) -> None:
+        if not isinstance(routes, Mapping):
+            raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")
+        if not routes and default is NOTHING:
+            raise ValueError("a Router needs at least one route or a default")
+        _refuse_task(selector, "the selector of a Router")
+        self.selector = selector
+        self.routes = dict(routes)
+        self.default = default
+
+    def _described(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"<Router {list(self.routes)!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A task returns it to end this iteration and go on at the route `target_key`.
+
+    `data` overrides the route's own arguments for that iteration: a dict by parameter name,
+    another value as the first parameter, None or {} not at all; on the way out (a None route) it
+    is the loop's value. It is never searched for expressions. In the run, an unknown key is a
+    `JumpKeyError`, a Jump where nothing is bound a `JumpNotBoundError`, data that names no
+    parameter a `TypeError`.
+    """
+
+    target_key: Any
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class TailCall:
+    """A task returns it to be evaluated anew with these arguments, its others staying its own.
+
+    `target` names an expression registered with `engine.register_target`, which is evaluated
+    instead. However many follow each other, stack and memory do not grow. Raises `TypeError` for
+    arguments that are no tuple and dict, and in the run for those that do not fit the task.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def gcd(a, b):
+    ...     return cs.TailCall((b, a % b)) if b else a
+    >>> cs.run(gcd(1071, 462))
+    21
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.args, tuple | list):
+            raise TypeError(f"TailCall args={self.args!r} must be a tuple; write TailCall((x,))")
+        if not isinstance(self.kwargs, Mapping):
+            raise TypeError(f"TailCall kwargs={self.kwargs!r} must be a dict by parameter name")
+        if self.target is not None and not isinstance(self.target, str):
+            raise TypeError(
+                f"TailCall target={self.target!r} must be a name given to engine.register_target"
+            )
+
+
+Route = LazyResult[Any] | MappedLazyResult[Any] | Router[Any] | None
+
+
+class JumpSelector:
+    """The routes that serve the Jumps of a node. Made by `cs.select_jump`.
+
+    `.routes` maps each key to an expression, or to None for the way out.
+    """
+
+    __slots__ = ("routes",)
+
+    def __init__(self, routes: Mapping[Any, Route]) -> None:
+        if not isinstance(routes, Mapping):
+            raise TypeError(f"routes={routes!r} must be a dict of key: expression or None")
+        for key, route in routes.items():
+            if not isinstance(route, LazyResult | MappedLazyResult | Router | None):
+                raise TypeError(
+                    f"the jump route {key!r} is {route!r}; a route is a task call, a map, "
+                    "a Router, or None to end the loop"
+                )
+        self.routes = dict(routes)
+
+    def __repr__(self) -> str:
+        return f"<JumpSelector {list(self.routes)!r}>"
+
+
+def _is_sync(method: Any) -> bool:
+    """Whether a method is written as one that gives no awaitable; a wrapper may give one."""
+    function = getattr(method, "__func__", method)
+    if not isfunction(function) or hasattr(function, "__wrapped__"):
+        return False
+    told = str(function.__annotations__.get("return"))
+    gives_one = iscoroutinefunction(function) or "Awaitable" in told or "Coroutine" in told
+    return isasyncgenfunction(function) or not gives_one
+
+
+def check_target(target: object) -> None:
+    """Raise `TypeError` for a Task that was meant to be called, and for a coroutine."""
+    _refuse_task(target, "a target")
+    if isinstance(target, Coroutine):
+        raise TypeError(
+            f"{target!r} cannot be a target; make a task of its function and pass a call of that"
+        )
+
+
+def _refuse_task(value: object, where: str) -> None:
+    """Raise `TypeError` for a Task that was meant to be called: a Task itself is always true."""
+    if getattr(type(value), "is_task", False):
+        raise TypeError(f"{value!r} as {where} is a task, not a call of one; write task(...)")
+
+
+def unknown_names(what: str, names: list[str], known: list[str]) -> str:
+    """The message for names that a signature does not have."""
+    near = did_you_mean(names[0], known)
+    return f"{what} names no parameter {', '.join(map(repr, names))}{near}"
