@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 from anyio.lowlevel import current_token
@@ -16,9 +16,11 @@ from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder
 from cascade.core.interpreter import GraphExecutionStrategy
 from cascade.core.interrupts import Terminated, run_interruptible, terminate
+from cascade.core.registry import ResourceRegistry
 from cascade.core.run import Run
+from cascade.core.services import FusedTier, TailCalls
 from cascade.events import MessageBus
-from cascade.graph.plan import MOST_SLOTS, PlanCache
+from cascade.graph.plan_cache import MOST_SLOTS, PlanCache
 from cascade.graph.slices import whole
 from cascade.graph.solver import NativeSolver
 from cascade.limits.constraints import ConstraintManager, GlobalConstraint
@@ -26,11 +28,11 @@ from cascade.limits.gate import Gate
 from cascade.live.progress import Progress
 from cascade.vm import VirtualMachine, VMExecutionStrategy
 from cascade.workflow.expressions import Expression, check_target
-from cascade.workflow.resources import ResourceDefinition, ResourceRegistry
+from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
     from cascade.core.activity import Activity
-    from cascade.core.processor import Call
+    from cascade.core.calls import Call
     from cascade.core.state import StateBackend
     from cascade.executors.executor import Executor
     from cascade.graph.slices import Work
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from cascade.vm.blueprint import Given, Routine
 
 T = TypeVar("T")
-TailCalls = Literal["follow", "forbid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +58,6 @@ class EngineStatistics:
     compiled: int
     fused_entries: int
     fused_exits: int
-
-
-@dataclass(slots=True)
-class FusedTier:
-    """How the virtual machine used its fused tier, and when it does.
-
-    A loop is fused once `hot_after` instructions of it were interpreted. `leaves`, for tests, is
-    asked after each call whether to go on in the interpreter there.
-    """
-
-    hot_after: int = 100
-    leaves: Callable[[], bool] | None = None
-    entries: int = 0
-    exits: int = 0
 
 
 class Engine:

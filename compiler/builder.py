@@ -6,8 +6,9 @@ from typing import Any
 
 from cascade.compiler.reach import Reach
 from cascade.compiler.routine import NOTHING_GIVEN, RoutineCompiler, routes_of
+from cascade.graph.reading import read
 from cascade.graph.slices import Work, whole
-from cascade.graph.structure import Ref, Structure, read
+from cascade.graph.structure import Ref, Structure
 from cascade.vm.blueprint import Blueprint, Given, Routine
 from cascade.vm.disassemble import listing
 from cascade.vm.fused import fused_listing

@@ -31,7 +31,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cascade.errors import CacheKeyError, CascadeError
-from cascade.workflow.cache import cache_key
+from cascade.workflow.cache_key import cache_key
 
 
 class FakeTask:

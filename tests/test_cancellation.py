@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 from cascade.testing import virtual_time
 
 TICKS = 24

@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.graph.structure import Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import Structure
 from cascade.vm import isa, machine
 from cascade.vm.verify import verify_routine
 

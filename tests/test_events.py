@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 
 TASK_EVENTS = [
     cs.TaskBlocked,

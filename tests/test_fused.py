@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 from cascade.testing import virtual_time
 from cascade.testing.agreement import Recorder
 from fusing import agree, ran

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 
 ROUNDS = 4
 

@@ -12,10 +12,11 @@ from anyio.lowlevel import checkpoint
 
 import cascade as cs
 from cascade.core import run as run_module
-from cascade.core import trampoline
+from cascade.core import strategy
+from cascade.graph.reading import read, reading
 from cascade.graph.slices import whole
 from cascade.graph.solver import NativeSolver
-from cascade.graph.structure import Structure, read, reading
+from cascade.graph.structure import Structure
 from cascade.vm import machine
 
 NODES = 6_000
@@ -83,7 +84,7 @@ def test_others_run_while_a_target_is_loaded(name, inside, use_vm, monkeypatch):
         now += 0.001
         return now
 
-    for module in (run_module, trampoline):
+    for module in (run_module, strategy):
         monkeypatch.setattr(module, "perf_counter", clock)
     longest = 0.0
     turns = 0

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 
 
 def loop_of(node, **routes):

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.core.ready import Place
+from cascade.core.calls import Place
 from cascade.core.run import Run
 from cascade.plain import brief
 

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 from cascade.testing import virtual_time
 
 SEEDS = int(os.environ.get("CASCADE_CANCELLATIONS", "300"))  # of each strategy

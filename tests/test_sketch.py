@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.graph.plan import PlanCache
+from cascade.graph.plan_cache import PlanCache
 from cascade.graph.quick_key import is_literal, sketch
+from cascade.graph.reading import read
 from cascade.graph.solver import NativeSolver
-from cascade.graph.structure import read
 
 
 @cs.task

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.vm import straight
+from cascade.vm import straight_run
 from fusing import agree
 
 
@@ -17,13 +17,13 @@ from fusing import agree
 def runs(monkeypatch):
     """The straight runs that were begun."""
     begun: list[Any] = []
-    carry_out = straight.StraightRun.carry_out
+    carry_out = straight_run.StraightRun.carry_out
 
     def counted(self):
         begun.append(self)
         carry_out(self)
 
-    monkeypatch.setattr(straight.StraightRun, "carry_out", counted)
+    monkeypatch.setattr(straight_run.StraightRun, "carry_out", counted)
     return begun
 
 

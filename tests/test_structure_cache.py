@@ -9,7 +9,8 @@ import pytest
 import cascade as cs
 from cascade.graph.nodes import build_graph
 from cascade.graph.plan import Plan
-from cascade.graph.structure import Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import Structure
 
 
 class CountingSolver(cs.NativeSolver):

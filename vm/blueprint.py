@@ -99,7 +99,7 @@ class Blueprint:
 
 def _sites(structure: Structure) -> list[dict[str, Any]]:
     """What stands at each site; nodes under the ids of `build_graph`."""
-    from cascade.pictures.description import task_to_json
+    from cascade.graph.nodes import task_to_json
 
     nodes = Plan(structure, structure.root).all_nodes()
     told = []

@@ -12,84 +12,23 @@ that may have changed it empties the guards of the code that runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakMethod, ref
+from weakref import WeakMethod
 
 from cascade.core.cancellation import is_cancellation
-from cascade.core.processor import is_ordinary
 from cascade.core.values import Deferred, Skipped
-from cascade.executors.executor import usual_class
-from cascade.graph.quick_key import is_literal
-from cascade.graph.structure import PLAIN
 from cascade.vm import isa
 from cascade.vm.fusable import NotFusable
-from cascade.vm.fused import NO_SITES, FusedRoutine, Linked, fuse
+from cascade.vm.fused import FusedRoutine, Linked, fuse
 from cascade.vm.observed import Leave, Site
 from cascade.vm.source import ABSENT
+from cascade.vm.watch import guards
 
 if TYPE_CHECKING:
-    from cascade.core.run import Run
     from cascade.core.trampoline import Trampoline
     from cascade.vm.machine import Frame, Machine, Program
-
-
-MOST_KEPT: Final = 256  # answers, and linked codes, that one run keeps: it may meet any number
-
-Turns = tuple[tuple[int, ...], int]
-
-
-class Watch:
-    """What one run has to hear of while fused code runs in it."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.version = 0
-        self.usual: type[Any] | None = None  # the class of the last ordinary value, as a guard
-        self._running: dict[Linked, int] = {}
-        self._allowed: dict[tuple[str, ...], int] = {}
-        self._ends: list[Callable[[], None]] = [
-            run.engine.gate.on_change(self._changed),
-            run.bus.watch(self._changed),
-        ]
-
-    def close(self) -> None:
-        """The run is over."""
-        for end in self._ends:
-            end()
-
-    def allows(self, task_names: tuple[str, ...]) -> bool:
-        """Whether tasks of these names may be called without asking anybody."""
-        if self._allowed.get(task_names) == self.version:
-            return True
-        run = self._run
-        limits = run.engine.gate.limits
-        if run.bus.hears_tasks or any(limits(name) for name in task_names):
-            return False
-        if len(self._allowed) >= MOST_KEPT:
-            self._allowed.clear()
-        self._allowed[task_names] = self.version
-        return True
-
-    def enter(self, linked: Linked) -> None:
-        """`linked` runs from now on."""
-        linked.arm(self.version)
-        self._running[linked] = self._running.get(linked, 0) + 1
-
-    def leave(self, linked: Linked) -> None:
-        """One that ran `linked` has left it."""
-        count = self._running[linked] - 1
-        if count:
-            self._running[linked] = count
-        else:
-            del self._running[linked]
-
-    def _changed(self) -> None:
-        self.version += 1
-        self.usual = None
-        for linked in self._running:
-            linked.disarm()
 
 
 class HotCode:
@@ -460,68 +399,3 @@ def fused_or_reason(program: Program) -> FusedRoutine | str:
         return fuse(program.plan.structure, program.routine)
     except NotFusable as reason:
         return str(reason)
-
-
-def guards(
-    machine: Machine, fused: FusedRoutine, sites: Mapping[int, Callable[..., Any]] = NO_SITES
-) -> Linked:
-    """Fused code with the guards of one run, and with sites for its calls if they are observed."""
-    run, watch = machine.run, machine.watch
-    tier = run.engine.fused_tier
-
-    def own() -> Linked:
-        linked = reference()
-        assert linked is not None, "it runs"
-        return linked
-
-    def leave(pc: int, value: Any) -> bool:
-        """The value of row `pc` is of another class than the last, or something has changed."""
-        linked = own()
-        if linked.version != watch.version or not is_ordinary(value):
-            return True
-        if tier.leaves is not None:
-            return tier.leaves()
-        if not fused.is_slow:
-            linked.learn(pc, usual_class(value))
-            return False
-        now = perf_counter()
-        fused.tell_look(now)
-        return now >= run.slice_end
-
-    def usual(data: Any) -> bool:
-        """Whether `data` of a Jump is the first argument of the next iteration."""
-        if isinstance(data, dict) or data is None:
-            return False
-        own().learn_data(data.__class__)
-        return True
-
-    def pace(batch: int, done: int, most: int, now: float, last: float) -> Turns:
-        """The next batch and when to ask again; an empty one to pause."""
-        batch = fused.adapt(batch, now - last)
-        if fused.is_slow:
-            own().forget()
-        return fused.turns(0 if now >= run.slice_end else batch, done, most)
-
-    async def pace_async(
-        batch: int, done: int, most: int, now: float, last: float
-    ) -> tuple[tuple[int, ...], int, float]:
-        turns, limit = pace(batch, done, most, now, last)
-        if run.activity is not None:  # somebody shows the run: what is done is counted
-            return (), limit, run.slice_end
-        if not turns and done < most:
-            await run.give_way()
-            if not run.is_over and own().version == watch.version:
-                turns, limit = fused.turns(fused.batch, done, most)
-        return turns, limit, run.slice_end
-
-    def literal(number: int, value: Any) -> bool:
-        """Whether a value in a returned expression is data, in the place of literal `number`."""
-        if value.__class__ in PLAIN:
-            own().learn_literal(number, value.__class__)
-            return True
-        return is_literal(value)
-
-    asked = (leave, pace_async if fused.features.is_async else pace, usual, literal)
-    linked = fused.linked(asked, sites)
-    reference = ref(linked)  # the code must not keep itself alive
-    return linked

@@ -24,7 +24,8 @@ from cascade.core.evaluation import (
     PlannedEvaluation,
 )
 from cascade.core.run import Run
-from cascade.core.trampoline import NO_OVERRIDES, Strategy, Trampoline
+from cascade.core.strategy import NO_OVERRIDES, Strategy
+from cascade.core.trampoline import Trampoline
 from cascade.core.values import RELEASED, Deferred, Skipped, overridden
 from cascade.events import TaskSkipped
 from cascade.executors.executor import surfacing
@@ -34,14 +35,16 @@ from cascade.graph.structure import Ref, Slot, Structure
 from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint, Given, Key, Routine
 from cascade.vm.fused import FusedRoutine, Linked
-from cascade.vm.hot import MOST_KEPT, HotExpression, HotLoop, Watch, fused_or_reason, guards
+from cascade.vm.hot import HotExpression, HotLoop, fused_or_reason
 from cascade.vm.source import ABSENT, overwrites
-from cascade.vm.straight import StraightCode, StraightRun
+from cascade.vm.straight import StraightCode
+from cascade.vm.straight_run import StraightRun
 from cascade.vm.verify import verify, verify_routine
+from cascade.vm.watch import MOST_KEPT, Watch, guards
 from cascade.workflow.task import VARARGS
 
 if TYPE_CHECKING:
-    from cascade.core.processor import Call
+    from cascade.core.calls import Call
     from cascade.engine import Engine
     from cascade.vm.observed import Site
 

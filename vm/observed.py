@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
+from cascade.core.calls import Call
 from cascade.core.cancellation import is_cancellation
-from cascade.core.processor import Call
 from cascade.executors.executor import is_awaitable, usual_class
 from cascade.workflow.expressions import NO_KWARGS
 

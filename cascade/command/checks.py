@@ -19,13 +19,15 @@ from typing import Any, Final, Literal
 
 from cascade.amounts import Exact, Rate, checked_capacity, exact, most_of
 from cascade.command.sources import Jumps, Waits, jumps_of, waits_of
+from cascade.core.registry import ResourceRegistry
 from cascade.errors import CascadeError, did_you_mean
 from cascade.graph.plan import Plan, inputs_of
-from cascade.graph.structure import ROUTER, TASK, Ref, Slot, Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import ROUTER, TASK, Ref, Slot, Structure
 from cascade.limits.constraints import GlobalConstraint, parse_scope
 from cascade.workflow.expressions import Expression
 from cascade.workflow.inputs import Inputs, Param
-from cascade.workflow.resources import ResourceDefinition, ResourceRegistry
+from cascade.workflow.resources import ResourceDefinition
 from cascade.workflow.task import BoundTask, Task
 
 Severity = Literal["error", "warning", "hint"]

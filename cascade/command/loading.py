@@ -22,7 +22,8 @@ from typing import Any
 
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.graph.plan import inputs_of
-from cascade.graph.structure import Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import Structure
 from cascade.workflow.expressions import Expression, Lazy, Router
 from cascade.workflow.inputs import Inputs, Param
 from cascade.workflow.resources import ResourceDefinition

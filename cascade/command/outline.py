@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from cascade.amounts import Rate
 from cascade.graph.plan import Plan
-from cascade.graph.structure import MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure
 from cascade.limits.constraints import GlobalConstraint, parse_scope
 
 _MOST_MEMBERS: Final = 8  # of a container, and of routes, in one line

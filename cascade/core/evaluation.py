@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio import current_time
 
 from cascade.amounts import checked_amount
-from cascade.core.processor import Call, is_control
-from cascade.core.trampoline import NO_OVERRIDES, EvaluationPlace, MapItems, Strategy, Trampoline
+from cascade.core.calls import Call, is_control
+from cascade.core.items import MapItems
+from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace, Strategy
+from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
     Deferred,
     Skipped,

@@ -20,7 +20,8 @@ from cascade.core.evaluation import (
     CONDITION_FALSE,
     PlannedEvaluation,
 )
-from cascade.core.trampoline import NO_OVERRIDES, Strategy, Trampoline
+from cascade.core.strategy import NO_OVERRIDES, Strategy
+from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
     RELEASED,
     Deferred,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, current_token
 
+from cascade.core.calls import Call, Flight, is_control
 from cascade.core.cancellation import has_ended, is_being_cancelled, requests
 from cascade.errors import DeadlockError, TaskTimeoutError
 from cascade.events import (
@@ -35,80 +36,18 @@ from cascade.executors.executor import call as call_locally
 from cascade.executors.executor import called, is_awaitable
 from cascade.limits.admission import FREE
 from cascade.limits.nesting import AROUND
-from cascade.workflow.cache import Hit, cache_key
-from cascade.workflow.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
+from cascade.workflow.cache import Hit
+from cascade.workflow.cache_key import cache_key
 
 if TYPE_CHECKING:
-    from cascade.core.ready import Place
     from cascade.core.run import Run
-    from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
 
 logger = logging.getLogger("cascade")
 
-CONTROL: Final = (
-    Jump,
-    TailCall,
-    LazyResult,
-    MappedLazyResult,
-    Router,
-)  # not a value: what to do next
 STALL: Final = 0.1  # seconds that an inline task may hold the loop before it is reported
-
-
 AGAIN: Final = object()  # instead of a value: the call waits, without a task, and is made ready
 _ABANDONED: Final = object()  # the outcome of a call whose task was cancelled before its turn
-
-
-class Call:
-    """A task about to be executed: what, with which arguments, and where its value goes."""
-
-    __slots__ = (
-        "amounts",
-        "args",
-        "attempt",
-        "flight",
-        "index",
-        "kwargs",
-        "outcome",
-        "place",
-        "rank",
-        "resources",
-        "slot",
-        "started",
-        "ticket",
-        "turn",
-    )
-
-    def __init__(
-        self,
-        place: Place,
-        index: int,
-        rank: int,
-        slot: Slot,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        amounts: Mapping[str, Any],
-    ) -> None:
-        self.place = place
-        self.index = index
-        self.rank = rank
-        self.slot = slot
-        self.args = args
-        self.kwargs = kwargs
-        self.amounts = amounts
-        self.resources: tuple[str, ...] = ()  # of the scope "task", deferred in the arguments
-        self.attempt = 1
-        self.started = 0.0
-        self.ticket: Ticket | None = None
-        self.flight: _Flight | None = None  # its own while it has not landed, or that of another
-        self.turn: Event | None = None
-        self.outcome: Any = None
-
-    @property
-    def task_id(self) -> str:
-        """The id of the node that this call executes."""
-        return self.place.task_id(self.index)
 
 
 class Processor:
@@ -121,7 +60,7 @@ class Processor:
         self._gate = run.engine.gate
         self._executor = run.engine.executor
         self._has_requests = get_cancelled_exc_class() is CancelledError  # that of asyncio
-        self._flights: dict[tuple[int, bytes], _Flight] = {}
+        self._flights: dict[tuple[int, bytes], Flight] = {}
         self._asking: set[Call] = set()  # in tasks that have not begun
         self._clock = (
             current_token().backend_class.current_time
@@ -577,7 +516,7 @@ class Processor:
                 call.flight = known
                 known.waiting.append(call)
                 return AGAIN
-            flight = call.flight = self._flights[id(cache), key] = _Flight(key)
+            flight = call.flight = self._flights[id(cache), key] = Flight(key)
         value: Any = None
         try:
             value = await self._fly(call, flight, call.slot.cache)
@@ -588,14 +527,14 @@ class Processor:
                 del self._flights[id(call.slot.cache), flight.key]
                 self._land(flight)
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         """Those who wait for the flight go on."""
         flight.has_landed = True
         waiting, flight.waiting = flight.waiting, []
         for call in waiting:
             self._run.make_ready(call)
 
-    async def _fly(self, call: Call, flight: _Flight, cache: Any) -> Any:
+    async def _fly(self, call: Call, flight: Flight, cache: Any) -> Any:
         if not flight.is_missed:
             hit = await _awaitable(cache, "get", cache.get(flight.key))
             if hit is not None and not isinstance(hit, Hit):
@@ -659,35 +598,6 @@ def _awaitable(cache: Any, method: str, given: Any) -> Any:
             f"{method} of the cache {cache!r} gave {given!r}; make it async def {method}(...)"
         )
     return given
-
-
-class _Flight:
-    """A cached value being looked up or computed, which others wait for, without a task."""
-
-    __slots__ = ("has_landed", "has_value", "is_missed", "key", "value", "waiting")
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.waiting: list[Call] = []
-        self.is_missed = False
-        self.has_landed = False
-        self.has_value = False
-        self.value: Any = None
-
-    def bring(self, value: Any) -> None:
-        """Those who wait for it may have `value`."""
-        self.value = value
-        self.has_value = True
-
-
-def is_ordinary(value: Any) -> bool:
-    """Whether a value that a function returned is a value, and neither control nor awaitable."""
-    return not is_control(value) and not is_awaitable(value)
-
-
-def is_control(value: Any) -> bool:
-    """Whether a value says what to do next. Its type counts, not what it claims as its class."""
-    return issubclass(type(value), CONTROL)
 
 
 def _came_back_late(call: Call, deadline: float) -> bool:

@@ -32,6 +32,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from cascade.core.activity import Activity
+from cascade.core.calls import Call, Place
 from cascade.core.cancellation import (
     Caller,
     has_ended,
@@ -40,16 +41,17 @@ from cascade.core.cancellation import (
     leave_requests_behind,
     requests,
 )
-from cascade.core.holdings import Holdings
-from cascade.core.processor import AGAIN, Call, Processor
-from cascade.core.ready import Place, ReadyQueue
+from cascade.core.holdings import Holdings, context_manager, opened
+from cascade.core.processor import AGAIN, Processor
+from cascade.core.ready import ReadyQueue
+from cascade.core.registry import RunProviders
 from cascade.core.values import filled
 from cascade.errors import add_note
 from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
 from cascade.graph.slices import Work
 from cascade.plain import error_text
 from cascade.workflow.inputs import Inputs
-from cascade.workflow.resources import ResourceDefinition, RunProviders, context_manager, opened
+from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
     from cascade.engine import Engine

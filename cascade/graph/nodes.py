@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cascade.graph.reading import read
 from cascade.graph.slices import Work, gathered, whole
-from cascade.graph.structure import ROUTER, TASK, Ref, Slot, Structure, read
+from cascade.graph.structure import ROUTER, TASK, Ref, Slot, Structure
+from cascade.plain import plain
 from cascade.workflow.expressions import Expression, Lazy, check_target
 from cascade.workflow.task import Task
 
@@ -183,3 +185,18 @@ def _sources(structure: Structure, kind: EdgeKind, ref: Ref) -> Iterator[tuple[i
                 todo.append((slot.selector, "selector"))
         else:
             todo.extend((part, kind) for part in reversed(slot.parts))
+
+
+def task_to_json(task: Task[..., Any]) -> dict[str, Any]:
+    """A Task by module and qualified name, and how it is called."""
+    described: dict[str, Any] = {
+        "module": getattr(task, "__module__", None),
+        "qualname": getattr(task, "__qualname__", None),
+        "name": task.name,
+        "mode": task.mode,
+        "is_async": task.is_async,
+        "pure": task.pure,
+    }
+    if task.version is not None:
+        described["version"] = plain(task.version)
+    return described

@@ -17,8 +17,9 @@ from operator import itemgetter
 from typing import Any, Final
 
 from cascade.graph.containers import CONTAINERS
+from cascade.graph.reading import Reading, kinds
 from cascade.graph.slices import MANY, STEPS, Work, gathered, whole
-from cascade.graph.structure import PLAIN, Reading, Structure, kinds
+from cascade.graph.structure import PLAIN, Structure
 from cascade.workflow.expressions import Expression, LazyResult
 
 Sketch = tuple[Any, ...]

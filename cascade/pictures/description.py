@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from cascade.graph.nodes import needs
+from cascade.graph.nodes import needs, task_to_json
 from cascade.graph.plan import Plan
-from cascade.graph.structure import DICT, MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import DICT, MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure
 from cascade.plain import plain, type_name
 from cascade.workflow.expressions import NOTHING, check_target
 from cascade.workflow.inputs import Env
@@ -55,21 +56,6 @@ def check_format(description: Any) -> None:
             f"the description has the version {found.get('version')!r}, and this Cascade reads "
             f"version {VERSION}; make it anew with cs.to_json(target)"
         )
-
-
-def task_to_json(task: Task[..., Any]) -> dict[str, Any]:
-    """A Task by module and qualified name, and how it is called."""
-    described: dict[str, Any] = {
-        "module": getattr(task, "__module__", None),
-        "qualname": getattr(task, "__qualname__", None),
-        "name": task.name,
-        "mode": task.mode,
-        "is_async": task.is_async,
-        "pure": task.pure,
-    }
-    if task.version is not None:
-        described["version"] = plain(task.version)
-    return described
 
 
 class _Description:

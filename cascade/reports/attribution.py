@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cascade.graph.plan import Plan
-from cascade.graph.structure import Ref, Structure, read
+from cascade.graph.reading import read
+from cascade.graph.structure import Ref, Structure
 
 _PART_END: Final = re.compile(r"#\d+(?=[/\[]|$)")
 _ITEM: Final = re.compile(r"(?<=\d)\[\d+\]")

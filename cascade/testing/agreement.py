@@ -32,7 +32,7 @@ from cascade.events import (
 from cascade.plain import error_text
 
 if TYPE_CHECKING:
-    from cascade.core.processor import Call
+    from cascade.core.calls import Call
     from cascade.engine import Engine
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")

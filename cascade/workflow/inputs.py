@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from cascade.errors import MissingParameterError, did_you_mean
 from cascade.plain import brief
-from cascade.workflow.cache import NotPlainData, encoded
+from cascade.workflow.cache_key import NotPlainData, encoded
 from cascade.workflow.expressions import NOTHING, Expression
 from cascade.workflow.forms import NOT_READABLE, form_of, name_of
 

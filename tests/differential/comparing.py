@@ -15,7 +15,7 @@ import anyio
 
 import building
 import cascade as cs
-from cascade.engine import FusedTier
+from cascade.core.services import FusedTier
 from cascade.testing import virtual_time
 from cascade.testing.agreement import Observation, Recorder, difference
 from cascade.vm import machine

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 
 import cascade as cs
-from cascade.engine import EngineStatistics, FusedTier
+from cascade.core.services import FusedTier
+from cascade.engine import EngineStatistics
 from cascade.testing import virtual_time
 from cascade.testing.agreement import Observation, Recorder, described_error, difference
 

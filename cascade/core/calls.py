@@ -1,0 +1,215 @@
+"""Where calls stand in the order of a run, and the calls themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from anyio import Event
+
+from cascade.executors.executor import is_awaitable
+from cascade.workflow.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
+
+if TYPE_CHECKING:
+    from cascade.core.holdings import Holdings
+    from cascade.graph.nodes import Node
+    from cascade.graph.structure import Slot
+    from cascade.limits.admission import Ticket
+
+CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router)  # what to do next: no value
+LONGEST_PATH: Final = 20  # ids in the note of a failure
+
+
+class Place:
+    """Where calls stand in plan order, itself at `parent_rank` of its parent.
+
+    `parent_index` is what it belongs to there: a slot, or an item.
+    """
+
+    __slots__ = ("_jump", "depth", "parent", "parent_index", "parent_rank")
+
+    def __init__(self, parent: Place | None, parent_index: int, parent_rank: int) -> None:
+        self.parent = parent
+        self.parent_index = parent_index
+        self.parent_rank = parent_rank
+        self.depth: int = 0
+        self._jump: Place | None = None  # the outermost refers to none: it would be a cycle
+        if parent is not None:
+            # Jumps as in a skew-binary list: any place around is found in O(log depth) steps.
+            self.depth = parent.depth + 1
+            jump = parent._jump
+            further = None if jump is None else jump._jump
+            self._jump = parent
+            if (
+                jump is not None
+                and further is not None
+                and parent.depth - jump.depth == jump.depth - further.depth
+            ):
+                self._jump = further
+
+    def _around_at(self, depth: int) -> Place:
+        """The place around this one that stands at `depth`."""
+        place = self
+        while place.depth > depth:
+            jump = cast("Place", place._jump)
+            place = jump if jump.depth >= depth else cast("Place", place.parent)
+        return place
+
+    def precedes(self, rank: int, other: Place, other_rank: int) -> bool:
+        """Whether `rank` here comes before `other_rank` of another place of the same run."""
+        one, two = self, other
+        if one.depth > two.depth:
+            one = one._around_at(two.depth + 1)
+            one, rank = cast("Place", one.parent), one.parent_rank
+        elif two.depth > one.depth:
+            two = two._around_at(one.depth + 1)
+            two, other_rank = cast("Place", two.parent), two.parent_rank
+        if one is two:
+            return rank < other_rank
+        while one.parent is not two.parent:
+            if one._jump is not two._jump:
+                one, two = cast("Place", one._jump), cast("Place", two._jump)
+            else:
+                one, two = cast("Place", one.parent), cast("Place", two.parent)
+        return one.parent_rank < two.parent_rank
+
+    def task_id(self, index: int) -> str:
+        """The id of what stands at `index` here, prefixed by the ids of what is around it."""
+        parts = [self.local_id(index)]
+        place = self
+        while place.parent is not None:
+            if not place.local_id_names_owner:
+                parts.append(place.parent.local_id(place.parent_index))
+            place = place.parent
+        return "/".join(reversed(parts))
+
+    def path(self, index: int) -> list[str]:
+        """The ids from what stands at `index` here to the target of the run."""
+        path = self.local_path(index)
+        place = self
+        while place.parent is not None and len(path) < LONGEST_PATH:
+            if not place.local_id_names_owner:
+                path += place.parent.local_path(place.parent_index)
+            place = place.parent
+        return path[:LONGEST_PATH]
+
+    # What a strategy's places tell of the calls that stand in them.
+
+    local_id_names_owner = False  # whether local ids include the id that the owner has
+
+    @property
+    def holdings(self) -> Holdings:
+        """Where their run and step resources are held."""
+        raise NotImplementedError
+
+    def local_id(self, index: int) -> str:
+        """The id of a call within this place."""
+        raise NotImplementedError
+
+    def local_path(self, index: int) -> list[str]:
+        """The ids from a call to what this place computes."""
+        raise NotImplementedError
+
+    def node(self, index: int) -> Node:
+        """The public node of a call."""
+        raise NotImplementedError
+
+    def injected(self, index: int) -> frozenset[int | str]:
+        """The arguments of a call that are injected resources: positions and keywords."""
+        raise NotImplementedError
+
+    def completed(self, call: Call, value: Any) -> None:
+        """A call came to a value, or to control."""
+        raise NotImplementedError
+
+    def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
+        """Execute anew, with other arguments, what is no node of an evaluation: an item."""
+        raise NotImplementedError
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """What stands at `index` here came to `value`."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        raise NotImplementedError
+
+
+class Call:
+    """A task about to be executed: what, with which arguments, and where its value goes."""
+
+    __slots__ = (
+        "amounts",
+        "args",
+        "attempt",
+        "flight",
+        "index",
+        "kwargs",
+        "outcome",
+        "place",
+        "rank",
+        "resources",
+        "slot",
+        "started",
+        "ticket",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        place: Place,
+        index: int,
+        rank: int,
+        slot: Slot,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+    ) -> None:
+        self.place = place
+        self.index = index
+        self.rank = rank
+        self.slot = slot
+        self.args = args
+        self.kwargs = kwargs
+        self.amounts = amounts
+        self.resources: tuple[str, ...] = ()  # of the scope "task", deferred in the arguments
+        self.attempt = 1
+        self.started = 0.0
+        self.ticket: Ticket | None = None
+        self.flight: Flight | None = None  # its own while it has not landed, or that of another
+        self.turn: Event | None = None
+        self.outcome: Any = None
+
+    @property
+    def task_id(self) -> str:
+        """The id of the node that this call executes."""
+        return self.place.task_id(self.index)
+
+
+class Flight:
+    """A cached value being looked up or computed, which others wait for, without a task."""
+
+    __slots__ = ("has_landed", "has_value", "is_missed", "key", "value", "waiting")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.waiting: list[Call] = []
+        self.is_missed = False
+        self.has_landed = False
+        self.has_value = False
+        self.value: Any = None
+
+    def bring(self, value: Any) -> None:
+        """Those who wait for it may have `value`."""
+        self.value = value
+        self.has_value = True
+
+
+def is_ordinary(value: Any) -> bool:
+    """Whether a value that a function returned is a value, and neither control nor awaitable."""
+    return not is_control(value) and not is_awaitable(value)
+
+
+def is_control(value: Any) -> bool:
+    """Whether a value says what to do next. Its type counts, not what it claims as its class."""
+    return issubclass(type(value), CONTROL)

@@ -1,0 +1,160 @@
+"""The items of a map, executed at a pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from cascade.core.calls import Call, Place, is_control
+from cascade.core.run import SLICE
+from cascade.core.strategy import STEPS_BETWEEN_LOOKS, EvaluationPlace, Strategy
+from cascade.core.trampoline import Trampoline
+from cascade.core.values import argument_place, arguments_by_name, deferred_names
+from cascade.graph.structure import Slot
+from cascade.workflow.task import VARARGS
+
+if TYPE_CHECKING:
+    from cascade.core.holdings import Holdings
+    from cascade.graph.nodes import Node
+
+
+class MapItems(Place):
+    """The items of one map, by position: each is a call, or what its trampoline makes of it."""
+
+    __slots__ = (
+        "_evaluation",
+        "_given",
+        "_missing",
+        "_results",
+        "_slot",
+        "_strategy",
+        "_trampolines",
+    )
+
+    local_id_names_owner = True
+
+    def __init__(
+        self, strategy: Strategy, evaluation: EvaluationPlace, slot: Slot, rank: int
+    ) -> None:
+        super().__init__(evaluation, slot.index, rank)
+        self._strategy = strategy
+        self._evaluation = evaluation
+        self._slot = slot
+        self._results: list[Any] = []
+        self._missing = 0
+        self._trampolines: dict[int, Trampoline] = {}
+        self._given: dict[int, frozenset[Any]] = {}  # what TailCalls of an item gave it, by name
+
+    @property
+    def holdings(self) -> Holdings:
+        """Items belong to the evaluation of their map."""
+        return self._evaluation.holdings
+
+    def start(
+        self,
+        items: Mapping[str, list[Any]],
+        constants: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+    ) -> None:
+        """Make all items ready, or settle an empty map at once."""
+        self._missing = min(map(len, items.values()))
+        self._results = [None] * self._missing
+        if self._strategy.run.activity is not None:
+            self._strategy.run.activity.mapped(self._slot.name, self._missing)
+        if not self._missing:
+            self._evaluation.settle_from(self._slot.index, [])
+            return
+        self._strategy.going_on[self] = None
+        resources = deferred_names(constants.values())
+        rows = enumerate(zip(*items.values(), strict=True))
+        self._make_ready(rows, tuple(items), constants, amounts, resources)
+
+    def _make_ready(
+        self,
+        rows: Iterator[tuple[int, tuple[Any, ...]]],
+        names: tuple[str, ...],
+        constants: Mapping[str, Any],
+        amounts: Mapping[str, Any],
+        resources: tuple[str, ...],
+    ) -> None:
+        """Make items ready until the slice of time is over; the rest follows later."""
+        slice_end = perf_counter() + SLICE
+        for position, values in rows:
+            named = {**constants, **dict(zip(names, values, strict=True))}
+            self._execute(position, named, amounts, resources)
+            if not position % STEPS_BETWEEN_LOOKS and perf_counter() >= slice_end:
+                rest = partial(self._make_ready, rows, names, constants, amounts, resources)
+                self._strategy.run.postpone(rest)
+                return
+
+    def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
+        """Execute an item anew with other arguments."""
+        names = call.slot.task.parameters.positional
+        named: dict[Any, Any] = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        rest = call.args[len(names) :]
+        named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
+        self._given[call.index] = self._given.get(call.index, frozenset()).union(overrides)
+        self._execute(call.index, named, call.amounts, deferred_names(named.values()))
+
+    def _execute(
+        self,
+        position: int,
+        named: Mapping[Any, Any],
+        amounts: Mapping[str, Any],
+        resources: tuple[str, ...],
+    ) -> None:
+        args, kwargs = arguments_by_name(self._slot.task, named)
+        call = Call(self, position, position, self._slot, args, kwargs, amounts)
+        call.resources = resources
+        self._strategy.run.make_ready(call)
+
+    def completed(self, call: Call, value: Any) -> None:
+        """An item came to `value`, or to control."""
+        if is_control(value):
+            trampoline = self._trampolines.get(call.index)
+            if trampoline is None:
+                trampoline = Trampoline(self._strategy, self, call.index, call.rank)
+                self._trampolines[call.index] = trampoline
+            trampoline.go_on(call, value, None)
+        else:
+            self.settle_from(call.index, value)
+        self._strategy.propagate()
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """The item at `index` has its value."""
+        self._trampolines.pop(index, None)
+        self._given.pop(index, None)
+        self._results[index] = value
+        self._missing -= 1
+        if self._strategy.run.activity is not None:
+            self._strategy.run.activity.item_done(self._slot.name)
+        if not self._missing:
+            self._strategy.going_on.pop(self, None)
+            results, self._results = self._results, []
+            self._evaluation.settle_from(self._slot.index, results)
+
+    def release(self) -> None:
+        """Let go of all values, and of all that refers back: the run is over."""
+        self._results = []
+        self._trampolines.clear()
+
+    def local_id(self, index: int) -> str:
+        """The id of the item's node: the map's id, the position, and its place in the item."""
+        owner = self._evaluation.local_id(self._slot.index)
+        return f"{owner}[{index}]/{self._slot.name}#0"
+
+    def node(self, index: int) -> Node:
+        """The public node of the map."""
+        return self._evaluation.node(self._slot.index)
+
+    def injected(self, index: int) -> frozenset[int | str]:
+        """The arguments that are injected resources: positions and keywords."""
+        injected = self._evaluation.injected(self._slot.index)
+        given = self._given.get(index, ())
+        return injected.difference(argument_place(self._slot.task, name) for name in given)
+
+    def local_path(self, index: int) -> list[str]:
+        """The item's id, and then the path of its map."""
+        return [self.local_id(index), *self._evaluation.local_path(self._slot.index)]

@@ -1,0 +1,254 @@
+"""What both strategies are made of: the place of an evaluation, and who carries it through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from cascade.core.calls import Place
+from cascade.core.run import SLICE, in_slices
+from cascade.errors import ResourceNotFoundError
+from cascade.graph.plan import inputs_of
+from cascade.graph.slices import Work
+from cascade.graph.structure import Ref, Structure
+
+if TYPE_CHECKING:
+    from cascade.core.run import Run
+    from cascade.core.trampoline import Trampoline
+
+T = TypeVar("T")
+
+STEPS_BETWEEN_LOOKS: Final = 64  # at the clock
+NO_OVERRIDES: Final[Mapping[Any, Any]] = {}
+
+
+class Strategy:
+    """What one run of a strategy offers to its evaluations."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.going_on: dict[Place, None] = {}  # what holds values: evaluations, items of maps
+        self._is_propagating = False
+
+    def loading(self, target: Any) -> Work[tuple[Structure, tuple[Any, ...]]]:
+        """The structure and data of a target whose inputs and resources are all there."""
+        structure, data = yield from self.run.engine.plans.loading(target)
+        self.check(structure, data)
+        return structure, data
+
+    def check(self, structure: Structure, data: tuple[Any, ...]) -> None:
+        """Raise unless all inputs and resources of a target are there."""
+        if structure.inputs:
+            self.run.inputs.declare(inputs_of(structure, data))
+        for name in structure.resources:
+            try:
+                self.run.providers.ahead.set_up_order(name, "the target")
+            except ResourceNotFoundError as error:
+                if error.name != name:
+                    raise
+                who = structure.who_injects(name)
+                raise ResourceNotFoundError(name, who, error.known) from None
+
+    async def execute(self, target: Any, params: Mapping[str, Any]) -> Any:
+        """Load `target` and compute it; errors in it come before anything runs."""
+        structure, data = await in_slices(self.loading(target))
+        return await self.execute_loaded(structure, data, params, type(target).__name__)
+
+    async def execute_loaded(
+        self, structure: Structure, data: tuple[Any, ...], params: Mapping[str, Any], name: str
+    ) -> Any:
+        """Compute the target of `structure`; `name` is for a target that is a literal."""
+        run = self.run
+        run.inputs.refuse_unknown()
+        if not self.is_prepared(structure, structure.root, False, NO_OVERRIDES):
+            await in_slices(self.preparing(structure, structure.root, False, NO_OVERRIDES))
+        root = self.evaluation(structure, structure.root, data)
+        if structure.root >= 0 and structure.slots[structure.root].is_node:
+            name = structure.slots[structure.root].name
+
+        def begin() -> None:
+            root.begin(lambda value: run.finish(root.outcome(value)))
+            self.propagate()
+
+        try:
+            return await run.execute(name, params, begin)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """The run is over: what has not come to its end is let go of."""
+        while self.going_on:
+            place, _ = self.going_on.popitem()
+            place.release()
+
+    def is_prepared(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> bool:
+        """Whether evaluations of this kind can be made at once."""
+        raise NotImplementedError
+
+    def preparing(
+        self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
+    ) -> Work[None]:
+        """Make what the first evaluation of this kind needs."""
+        raise NotImplementedError
+
+    def evaluation(
+        self,
+        structure: Structure,
+        root: Ref,
+        data: tuple[Any, ...],
+        trampoline: Trampoline | None = None,
+        around: Any = None,
+        overrides: Mapping[Any, Any] = NO_OVERRIDES,
+    ) -> EvaluationPlace:
+        """A new evaluation; an iteration if it has one `around`."""
+        raise NotImplementedError
+
+    def iterate(
+        self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
+    ) -> None:
+        """Begin the next iteration, at the slot `root`, of a loop that stands in `home`."""
+        structure = home.structure
+        if not self.is_prepared(structure, root, True, overrides):
+            self.prepare_then(
+                structure,
+                root,
+                overrides,
+                lambda _: self.iterate(trampoline, home, root, overrides),
+            )
+            return
+        evaluation = self.evaluation(structure, root, home.data, trampoline, home, overrides)
+        evaluation.begin(trampoline.finish)
+
+    def prepare_then(
+        self,
+        structure: Structure,
+        root: int,
+        overrides: Mapping[Any, Any],
+        then: Callable[[None], None],
+    ) -> None:
+        """Prepare the first iteration at `root`, and go on."""
+        work = self.preparing(structure, root, True, overrides)
+        self.work(work, then, lambda error: self.run.fail(error, f"in run {self.run.id}"))
+
+    def work(
+        self, work: Work[T], then: Callable[[T], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Do `work` and pass on what it gives; after a slice of time the rest is postponed.
+
+        What it raises by then is raised here, later `failed` hears of it.
+        """
+        if self._work_on(work, then):
+            self.run.postpone(partial(self._go_on, work, then, failed))
+
+    def _go_on(
+        self, work: Work[T], then: Callable[[T], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        try:
+            if self._work_on(work, then):
+                self.run.postpone(partial(self._go_on, work, then, failed))
+                return
+        except Exception as error:
+            failed(error)
+        self.propagate()
+
+    def _work_on(self, work: Work[T], then: Callable[[T], None]) -> bool:
+        """Whether there is more to do when the slice of time is over."""
+        try:
+            while True:
+                next(work)
+                if perf_counter() >= self.run.slice_end:
+                    return True
+        except StopIteration as end:
+            result: T = end.value
+        then(result)
+        return False
+
+    def unfold(
+        self,
+        trampoline: Trampoline,
+        structure: Structure,
+        data: tuple[Any, ...],
+        overrides: Mapping[Any, Any],
+    ) -> None:
+        """Begin to evaluate an expression that a task returned, or a registered target."""
+        evaluation = self.evaluation(structure, structure.root, data, trampoline, None, overrides)
+        trampoline.returned = evaluation
+        evaluation.begin(trampoline.finish)
+
+    def propagate(self) -> None:
+        """Follow up what was settled, until only calls are left to wait for.
+
+        After a slice of time the rest is postponed, so that others on the event loop get to run.
+        """
+        if self._is_propagating:
+            return
+        self._is_propagating = True
+        run, step = self.run, self.step
+        slice_end = 0.0
+        steps = 0
+        try:
+            while not run.is_over and step():
+                steps += 1
+                if not steps % STEPS_BETWEEN_LOOKS:
+                    now = perf_counter()
+                    slice_end = slice_end or now + SLICE
+                    if now >= slice_end:
+                        run.postpone(self.propagate)
+                        return
+        except Exception as error:
+            run.fail(error, f"in run {run.id}")
+        finally:
+            self._is_propagating = False
+
+    def step(self) -> bool:
+        """Follow up one thing; False if there is nothing left."""
+        raise NotImplementedError
+
+
+class EvaluationPlace(Place):
+    """An evaluation, as trampolines and map items see it."""
+
+    __slots__ = ()
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of which it computes a part."""
+        raise NotImplementedError
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """The literals of the target, and of all its routes."""
+        raise NotImplementedError
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is no iteration: the evaluation of a whole target."""
+        raise NotImplementedError
+
+    def rank(self, index: int) -> int:
+        """Where the slot at `index` stands in plan order."""
+        raise NotImplementedError
+
+    def is_body(self, index: int) -> bool:
+        """Whether the node at `index` is what this iteration of a loop executes."""
+        raise NotImplementedError
+
+    def begin(self, on_end: Callable[[Any], None]) -> None:
+        """Demand the target; `on_end` gets its value, or the Skipped it is."""
+        raise NotImplementedError
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """End without a value: what the target goes on with is the trampoline's."""
+        raise NotImplementedError
+
+    def outcome(self, value: Any) -> Any:
+        """What a run, or a returned expression, makes of its target's value or being skipped."""
+        raise NotImplementedError
+
+    def settle_from(self, index: int, value: Any) -> None:
+        """A loop or map brought the node at `index` to its value, or found it skipped."""
+        raise NotImplementedError

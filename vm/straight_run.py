@@ -1,0 +1,143 @@
+"""A row of instructions that needs nobody, carried out at once."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from cascade.core.calls import is_control, is_ordinary
+from cascade.executors.executor import usual_class
+from cascade.vm import isa
+
+if TYPE_CHECKING:
+    from cascade.vm.machine import Frame, Machine
+from cascade.vm.straight import _MANY, _ONE, _OTHER, LOOK, SLOW, Cells, StraightCode
+
+
+class StraightRun:
+    """The straight rows of one frame being carried out, when its turn in plan order comes."""
+
+    __slots__ = ("_batch", "_cells", "_code", "_frame", "_machine", "_next", "_version", "place")
+
+    is_async = False
+    is_mixed = False
+
+    def __init__(self, machine: Machine, frame: Frame, code: StraightCode) -> None:
+        self.place = frame
+        self._machine = machine
+        self._frame = frame
+        self._code = code
+        self._cells: Cells = [*frame.registers, *reversed(frame.data)]
+        self._next = 0
+        self._batch = LOOK
+        self._version = machine.watch.version
+
+    @property
+    def rank(self) -> int:
+        """That of the row to come: rows above it are done."""
+        row = self._frame.program.routine.code[self._next]
+        return self._frame.rank(row.site)  # type: ignore[attr-defined]
+
+    async def carry_out_async(self) -> None:
+        raise AssertionError("straight rows are inline calls")
+
+    def interpret(self) -> None:
+        """Go on in the interpreter before the next row."""
+        self._hand_over(self._next, is_begun=False)
+        self._machine.propagate()
+
+    def carry_out(self) -> None:
+        """Go through the rows until the slice of time is over, or something comes up."""
+        machine, stop = self._machine, self._code.stop
+        watch = machine.watch
+        if self._version != watch.version and not machine.may_run(self._code.task_names):
+            self.interpret()
+            return
+        self._version = watch.version
+        last = perf_counter()
+        while self._next < stop:
+            if not self._carry_out_some(min(stop, self._next + self._batch)):
+                return
+            now = perf_counter()
+            self._pace(now - last)
+            last = now
+            if now >= machine.run.slice_end and self._next < stop:
+                machine.run.enqueue(self)
+                return
+        self._end()
+
+    def _pace(self, took: float) -> None:
+        self._batch = 1 if took > SLOW else min(LOOK, 2 * self._batch)
+
+    def _carry_out_some(self, stop: int) -> bool:
+        """Go through the rows up to `stop`; False if the frame had to go on elsewhere."""
+        cells, watch = self._cells, self._machine.watch
+        pc = self._next - 1
+        try:
+            for kind, function, operands, dst in self._code.steps[self._next : stop]:
+                pc += 1
+                if kind == _ONE:
+                    value = function(cells[operands])
+                elif kind == _MANY:
+                    value = function(*operands(cells))
+                elif kind == _OTHER:
+                    value = function(cells)
+                else:
+                    cells[dst] = function(cells)
+                    continue
+                if value.__class__ is not watch.usual and not self._goes_on(pc, value):
+                    return False
+                cells[dst] = value
+        except BaseException as error:
+            self._hand_over(pc, is_begun=True)
+            self._tell(pc)
+            self._frame.raised(self._frame.program.routine.code[pc], error)
+            self._machine.propagate()
+            return False
+        self._tell(stop)
+        self._next = stop
+        return True
+
+    def _tell(self, stop: int) -> None:
+        """Count the calls from the next row up to `stop` for whoever shows what the run does."""
+        activity = self._machine.run.activity
+        if activity is None:
+            return
+        for row in self._frame.program.routine.code[self._next : stop]:
+            if isinstance(row, isa.Call):
+                name = self._frame.structure.slots[row.site].name
+                activity.started(name, 1)
+                activity.ended(name, "Succeeded")
+
+    def _goes_on(self, pc: int, value: Any) -> bool:
+        """The value of row `pc` is of another class than the last, or something has changed."""
+        machine, frame = self._machine, self._frame
+        if self._version == machine.watch.version and is_ordinary(value):
+            machine.watch.usual = usual_class(value)
+            return True
+        self._tell(pc)
+        code = frame.program.routine.code
+        if is_control(value) and pc == len(code) - 2:
+            self._hand_over_registers()  # nothing else of the frame is needed any more
+        else:
+            self._hand_over(pc, is_begun=True)
+        frame.came_back(code[pc], value)  # type: ignore[arg-type]
+        machine.propagate()
+        return False
+
+    def _end(self) -> None:
+        """All straight rows are done."""
+        frame, code = self._frame, self._frame.program.routine.code
+        if self._code.stop == len(code) - 1:
+            frame.end(self._cells[code[-1].value])  # type: ignore[attr-defined]
+        else:
+            self._hand_over(self._code.stop, is_begun=False)
+        self._machine.propagate()
+
+    def _hand_over(self, pc: int, *, is_begun: bool) -> None:
+        self._hand_over_registers()
+        self._frame.resume(pc, is_begun)
+
+    def _hand_over_registers(self) -> None:
+        registers = self._frame.registers
+        registers[:] = self._cells[: len(registers)]
