@@ -115,6 +115,22 @@ def brief(value: object) -> str:
     return _brief.repr(value)
 
 
+def is_equal(one: Any, other: Any) -> bool:
+    """Whether two values are one object, or of one type and equal.
+
+    The answer of an object to `==` counts if it is True itself: an array answers with an array,
+    which may have no truth. One that raises compares something else.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    try:
+        return (one == other) is True
+    except Exception:
+        return False
+
+
 def error_text(error: BaseException) -> str:
     """The type of `error` and its message, in a line."""
     return f"{type(error).__name__}: {text_of(error)}"

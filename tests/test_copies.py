@@ -41,7 +41,12 @@ def pickled(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))
 
 
+def by_method(expression: Any) -> Any:
+    return expression.copy()
+
+
 COPIES = [copy.copy, copy.deepcopy, pickled]
+OWN_COPIES = [by_method, copy.copy, copy.deepcopy]  # of nodes with caches too
 
 
 @pytest.mark.parametrize("make", COPIES)
@@ -101,7 +106,7 @@ def policies_of(node: Any) -> Any:
 
 @pytest.mark.parametrize("node", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("make", OWN_COPIES)
 def test_a_copy_of_a_node_has_policies_of_its_own(make: Any, policy: Any, node: Any) -> None:
     """Chain methods of a copy leave the original alone, and the other way round."""
     original = policy(node())
@@ -112,7 +117,7 @@ def test_a_copy_of_a_node_has_policies_of_its_own(make: Any, policy: Any, node: 
     copied.as_method()
     assert policies_of(original) == before
     again = make(original)
-    original.with_retry(9).run_if(True).after(plus(5))
+    original.with_constraints(cpu=9).run_if(True).after(plus(5))
     assert policies_of(again) == before
 
 
@@ -162,11 +167,176 @@ def countdown(n: int) -> Any:
     return cs.Jump("again", n - 1) if n else cs.Jump("end", "end")
 
 
-def test_a_copy_of_a_router_has_routes_of_its_own(run: Run) -> None:
+def test_the_copy_of_a_loop_that_leads_to_itself_leads_to_the_copy(run: Run) -> None:
+    """All iterations of the copy have its policies; its other routes are those of the original."""
+    starts: list[int] = []
+
+    @cs.task
+    def unsure(n: int, failures: list[int]) -> Any:
+        starts.append(n)
+        if failures:
+            raise ValueError(failures.pop())
+        return cs.Jump("again", {"n": n - 1, "failures": [1]}) if n else cs.Jump("end", "end")
+
+    original = unsure(2, [])
+    other = plus(1)
+    cs.bind(original, cs.select_jump({"again": original, "other": other, "end": None}))
+    copied = original.copy().with_retry(2)
+    assert run(copied) == "end"
+    assert starts == [2, 1, 1, 0, 0]
+    assert copied.policies is not None
+    assert copied.policies.selector is not None
+    assert copied.policies.selector.routes == {"again": copied, "other": other, "end": None}
+    assert original.policies is not None
+    assert original.policies.selector is not None
+    assert original.policies.selector.routes["again"] is original
+
+
+def test_a_copy_without_a_loop_shares_the_selector() -> None:
+    """A loop that leads elsewhere leads there from the copy too."""
+    other = countdown(1)
+    node = cs.bind(countdown(1), cs.select_jump({"again": other, "end": None}))
+    assert node.policies is not None
+    copied = node.copy()
+    assert copied.policies is not None
+    assert copied.policies.selector is node.policies.selector
+
+
+def test_a_copied_node_runs_by_itself(run: Run) -> None:
+    """A copy is a node of its own, as if its task had been called again with the same arguments."""
+    calls: list[int] = []
+
+    @cs.task
+    def count(x: int) -> int:
+        calls.append(x)
+        return len(calls)
+
+    shared = count(1)
+    assert run([shared, shared.copy(), shared]) == [1, 2, 1]
+
+
+@pytest.mark.parametrize("make", [by_method, copy.copy])
+def test_a_copy_of_a_router_has_routes_of_its_own(run: Run, make: Any) -> None:
+    """Routes set in the copy leave the original alone."""
     original = cs.Router("a", {"a": 1})
-    copied = copy.copy(original)
+    copied = make(original)
     copied.routes["a"] = 2
     assert (run(original), run(copied)) == (1, 2)
+
+
+@cs.task
+async def wait(x: int = 0) -> int:
+    return x
+
+
+def first(error: Any) -> bool:
+    return True
+
+
+class Same(cs.InMemoryCache):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Odd(cs.InMemoryCache):
+    """Its comparison has no truth."""
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("compare elementwise")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+KEPT = cs.InMemoryCache()
+# What is given, what is the same given again, what is another, and what the message shows of both.
+ONCE: dict[str, tuple[Any, Any, Any, str]] = {
+    "retry": (
+        lambda node: node.with_retry(2, delay=1, on=(OSError, ValueError)),
+        lambda node: node.with_retry(2, delay=1.0, on=(OSError, ValueError)),
+        lambda node: node.with_retry(3),
+        r"retry RetryPolicy\(max_attempts=2.*max_attempts=3.*\.copy\(\)\.with_retry",
+    ),
+    "retry on": (
+        lambda node: node.with_retry(2, on=first),
+        lambda node: node.with_retry(max_attempts=2, on=first),
+        lambda node: node.with_retry(2, on=lambda error: True),
+        r"retry .*\.copy\(\)\.with_retry",
+    ),
+    "timeout": (
+        lambda node: node.with_timeout(5),
+        lambda node: node.with_timeout(5.0),
+        lambda node: node.with_timeout(3),
+        r"timeout 5\.0 already, and is given 3\.0; .*\.copy\(\)\.with_timeout",
+    ),
+    "cache": (
+        lambda node: node.with_cache(KEPT),
+        lambda node: node.with_cache(KEPT),
+        lambda node: node.with_cache(cs.InMemoryCache(7)),
+        r"cache <InMemoryCache 0 of 1024> already.*<InMemoryCache 0 of 7>.*\.with_cache",
+    ),
+    "equal cache": (
+        lambda node: node.with_cache(Same()),
+        lambda node: node.with_cache(Same()),
+        lambda node: node.with_cache(Odd()),
+        r"cache ",
+    ),
+    "cache that cannot be compared": (
+        lambda node: node.with_cache(Odd()),
+        lambda node: node,
+        lambda node: node.with_cache(Odd()),
+        r"cache ",
+    ),
+}
+LAZY: dict[str, Callable[[], Any]] = {
+    "call": wait,
+    "map": lambda: wait.map(x=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("node", LAZY.values(), ids=LAZY)
+@pytest.mark.parametrize(("give", "again", "another", "shown"), ONCE.values(), ids=ONCE)
+def test_a_policy_is_given_once(node: Any, give: Any, again: Any, another: Any, shown: str) -> None:
+    """Another value is an error that shows both and changes nothing; an equal one is nothing."""
+    given = give(node())
+    before = policies_of(given)
+    assert again(given) is given
+    assert policies_of(given) == before
+    with pytest.raises(ValueError, match=shown):
+        another(given)
+    assert policies_of(given) == before
+
+
+@pytest.mark.parametrize("make", OWN_COPIES)
+@pytest.mark.parametrize("node", LAZY.values(), ids=LAZY)
+@pytest.mark.parametrize(("give", "again", "another", "shown"), ONCE.values(), ids=ONCE)
+def test_a_copy_may_have_another_policy(
+    make: Any, node: Any, give: Any, again: Any, another: Any, shown: str
+) -> None:
+    """What it was copied with was not given to itself; what it is given then, is given once."""
+    original = give(node())
+    copied = another(make(original))
+    with pytest.raises(ValueError, match=r"already"):
+        give(copied)
+    again(original)
+
+
+def test_the_policies_of_a_copy_count(run: Run) -> None:
+    """The copy has the policies of the original until it is given others."""
+    attempts: list[str] = []
+
+    @cs.task
+    def fail(name: str) -> None:
+        attempts.append(name)
+        raise ValueError(name)
+
+    original = fail("x").with_retry(5)
+    for node, count in ((original.copy(), 5), (original.copy().with_retry(2), 2), (original, 5)):
+        attempts.clear()
+        with pytest.raises(ValueError, match="x"):
+            run(node)
+        assert len(attempts) == count
 
 
 def test_copies_share_their_cache(run: Run) -> None:

@@ -310,20 +310,6 @@ def test_a_timeout_needs_a_task_that_can_be_left():
         add(1).with_timeout(1)
 
 
-def test_repeating_a_policy_replaces_it(run):
-    """The policy given last counts."""
-    attempts = []
-
-    @cs.task
-    def fail():
-        attempts.append(1)
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        run(fail().with_retry(5).with_retry(2))
-    assert len(attempts) == 2
-
-
 def test_constraints_merge_by_name(run):
     """`with_constraints` replaces the amount of the same name and keeps the others."""
     capacity = {"gpu": 2, "memory": 2}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overlo
 
 from cascade.amounts import checked_amount
 from cascade.errors import did_you_mean
+from cascade.plain import brief, is_equal
 from cascade.workflow.retry import Delay, RetryOn, RetryPolicy, check_number
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _CHAIN_METHODS: Final = (
     "after",
+    "copy",
     "run_if",
     "with_cache",
     "with_constraints",
@@ -123,7 +125,11 @@ class Expression(Generic[T_co]):
 
 
 class Policies:
-    """What chain methods set on a lazy result, all of it optional."""
+    """What chain methods set on a lazy result, all of it optional.
+
+    `given` names what may be set once and was. A copy has the same policies, and none was given to
+    itself yet: its own chain methods may replace each of them.
+    """
 
     __slots__ = (
         "after",
@@ -131,6 +137,7 @@ class Policies:
         "cache",
         "conditions",
         "default",
+        "given",
         "is_method",
         "retry",
         "selector",
@@ -147,6 +154,14 @@ class Policies:
         self.after: tuple[Expression[Any], ...] = ()
         self.selector: JumpSelector | None = None
         self.is_method = False
+        self.given: frozenset[str] = frozenset()
+
+    def __copy__(self) -> Policies:
+        copied = Policies.__new__(Policies)
+        for name in self.__slots__:
+            setattr(copied, name, getattr(self, name))
+        copied.given = frozenset()
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Policies:
         copied = memo[id(self)] = copy(self)
@@ -159,7 +174,8 @@ class Policies:
 class Lazy(Expression[T_co]):
     """What LazyResult and MappedLazyResult share: a task, its inputs, and the chain methods.
 
-    Chain methods change the expression and return it.
+    Chain methods change the expression and return it. A retry, timeout or cache is given once:
+    another value is a `ValueError`, and `.copy()` gives a node of its own to have one.
     """
 
     __slots__ = ("args", "kwargs", "policies", "task")
@@ -189,6 +205,35 @@ class Lazy(Expression[T_co]):
             self.policies = Policies()
         return self.policies
 
+    def _give(self, name: str, value: Any) -> Self:
+        """Set a policy that is given once: an equal value again changes nothing.
+
+        A node may have several users, and each of them would rely on the value that it gave.
+        """
+        policies = self._own_policies()
+        if name not in policies.given:
+            setattr(policies, name, value)
+            policies.given |= {name}
+        elif not is_equal(getattr(policies, name), value):
+            earlier = brief(getattr(policies, name))
+            raise ValueError(
+                f"{self._described()} has the {name} {earlier} already, and is given "
+                f"{brief(value)}; write expression.copy().with_{name}(...) for a node of its own"
+            )
+        return self
+
+    def copy(self) -> Self:
+        """A node of its own, with the same task, arguments and policies.
+
+        Its chain methods leave the original alone, and may replace the retry, timeout or cache that
+        it was copied with. The copy of a loop that leads back to itself leads to the copy.
+        """
+        copied = copy(self)
+        policies = copied.policies
+        if policies is not None and policies.selector is not None:
+            policies.selector = policies.selector.leading(self, copied)
+        return copied
+
     def as_method(self) -> Self:
         """The first argument is a bound `self`: what overrides the arguments leaves it alone."""
         self._own_policies().is_method = True
@@ -212,18 +257,17 @@ class Lazy(Expression[T_co]):
         `backoff`, `max_delay` and `jitter` are left out. Only exceptions of `on` are retried: a
         class or a tuple of them, which a group matches if all its leaves do, or a function
         `(error) -> bool`. Cancellation never is. On a map, each item has its own attempts. Raises
-        `ValueError` for numbers out of range, `TypeError` for another `on` or `delay`.
+        `ValueError` for numbers out of range and for another retry than the node has,
+        `TypeError` for another `on` or `delay`.
         """
-        self._own_policies().retry = RetryPolicy(
-            max_attempts, delay, backoff, max_delay, jitter, on
-        )
-        return self
+        policy = RetryPolicy(max_attempts, delay, backoff, max_delay, jitter, on)
+        return self._give("retry", policy)
 
     def with_timeout(self, seconds: float) -> Self:
         """Each attempt that takes longer than `seconds` fails with `TaskTimeoutError`.
 
-        Raises `ValueError` unless `seconds` is above 0, and for an inline sync task, which nothing
-        can interrupt.
+        Raises `ValueError` unless `seconds` is above 0, for another timeout than the node has, and
+        for an inline sync task, which nothing can interrupt.
         """
         check_number("seconds", seconds, at_least=0.0)
         if seconds == 0:
@@ -233,15 +277,15 @@ class Lazy(Expression[T_co]):
                 f"the inline sync task {self.task.name!r} cannot be interrupted by a timeout; "
                 'make it @cs.task(mode="thread") or "process", or an async function'
             )
-        self._own_policies().timeout = float(seconds)
-        return self
+        return self._give("timeout", float(seconds))
 
     def with_cache(self, policy: CachePolicy) -> Self:
         """The policy is asked for the value before the first attempt, and given it at the end.
 
         A hit takes no capacity and no token, and publishes `TaskSkipped(reason="CacheHit")`. The
         key is made of the Task and its arguments; an argument that is no plain data fails the
-        task with a `CacheKeyError`. Raises `TypeError` for what is no `CachePolicy`.
+        task with a `CacheKeyError`. Raises `TypeError` for what is no `CachePolicy`, `ValueError`
+        for another one than the node has.
         """
         if isinstance(policy, type):
             raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
@@ -254,8 +298,7 @@ class Lazy(Expression[T_co]):
                     f"{policy!r} is no cache policy: its {method} is not async; "
                     f"write async def {method}(self, {arguments})"
                 )
-        self._own_policies().cache = policy
-        return self
+        return self._give("cache", policy)
 
     def with_constraints(self, **amounts: Any) -> Self:
         """Each attempt takes these amounts of the engine's capacity while it runs.
@@ -378,6 +421,10 @@ class Router(Expression[T_co]):
         self.routes = dict(routes)
         self.default = default
 
+    def copy(self) -> Self:
+        """A Router of its own, with the same selector, routes and default."""
+        return copy(self)
+
     def _described(self) -> str:
         return repr(self)
 
@@ -452,6 +499,14 @@ class JumpSelector:
                     "a Router, or None to end the loop"
                 )
         self.routes = dict(routes)
+
+    def leading(self, old: Expression[Any], new: Any) -> JumpSelector:
+        """A selector that leads to `new` wherever this one leads to `old`; itself if nowhere."""
+        if not any(route is old for route in self.routes.values()):
+            return self
+        return JumpSelector(
+            {key: new if route is old else route for key, route in self.routes.items()}
+        )
 
     def __repr__(self) -> str:
         return f"<JumpSelector {list(self.routes)!r}>"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 from cascade.errors import MissingParameterError, did_you_mean
-from cascade.plain import brief
+from cascade.plain import brief, is_equal
 from cascade.workflow.cache_key import NotPlainData, encoded
 from cascade.workflow.expressions import NOTHING, Expression
 from cascade.workflow.forms import NOT_READABLE, form_of, name_of
@@ -206,20 +206,11 @@ class Inputs:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two defaults are one: the same object, the same data, or of one type and equal.
+    """Whether two defaults are one: equal, or the same data by its encoding, floats by their bits.
 
-    Data is compared by its encoding, floats by their bits. The answer of any other object to `==`
-    counts if it is True itself: an array answers with an array, which may have no truth.
+    Of one that is plain data nothing but its encoding is asked.
     """
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
     try:
-        return encoded(one) == encoded(other)
+        return type(one) is type(other) and encoded(one) == encoded(other)
     except NotPlainData:
-        pass
-    try:
-        return (one == other) is True
-    except Exception:  # whatever it compares, it is not known to be the same
-        return False
+        return is_equal(one, other)

@@ -81,7 +81,6 @@ cache = cs.InMemoryCache()
 chained = (
     fetch(1)
     .with_retry(max_attempts=3, delay=0.1, backoff=2, max_delay=9, jitter=0.5, on=OSError)
-    .with_retry(2, on=(OSError, ValueError))
     .with_timeout(5)
     .with_cache(cache)
     .with_constraints(gpu=1, memory_gb=double(2))
@@ -89,6 +88,8 @@ chained = (
     .after(remember("a"), fetch.map(page=[1]), cs.Param("later"))
 )
 assert_type(chained, cs.LazyResult[str])
+assert_type(chained.copy().with_retry(2, on=(OSError, ValueError)), cs.LazyResult[str])
+assert_type(fetch.map(page=[1]).copy(), cs.MappedLazyResult[str])
 assert_type(
     fetch.map(page=[1]).with_retry().with_timeout(1).run_if(True).after(double(1)),
     cs.MappedLazyResult[str],
@@ -108,6 +109,7 @@ assert_type(cs.pipeline(1, steps), Any)
 
 same = cs.Router(selector=fetch(1), routes={"a": double(1), "b": double(2)})
 assert_type(same, cs.Router[int])
+assert_type(same.copy(), cs.Router[int])
 assert_type(cs.run(same), int)
 assert_type(cs.Router(fetch(1), {"a": double(1)}, default=double(2)), cs.Router[int])
 assert_type(cs.Router(fetch(1), {"a": 1, "b": double(2)}), cs.Router[Any])

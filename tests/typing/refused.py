@@ -60,6 +60,7 @@ lazy.with_cache(cs.InMemoryCache)  # error
 lazy.run_if(lazy, otherwise=0)  # error
 lazy.after(3)  # error
 lazy.with_retries()  # error
+copied: cs.LazyResult[str] = lazy.copy()  # error
 cs.sequence([1, 2])  # error
 cs.pipeline(1, [1])  # error
 cs.Router(lazy, [double(1)])  # error
