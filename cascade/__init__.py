@@ -7,7 +7,7 @@ from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder, disassemble
 from cascade.core.interpreter import GraphExecutionStrategy
 from cascade.core.state import InMemoryStateBackend, StateBackend
-from cascade.engine import Engine, EngineStatistics, run, run_async
+from cascade.engine import Engine, EngineStatistics, VirtualMachine, run, run_async
 from cascade.errors import (
     CacheKeyError,
     CascadeError,
@@ -51,7 +51,7 @@ from cascade.pictures.description import to_json
 from cascade.pictures.picture import Picture, visualize
 from cascade.reports.records import Recording, chrome_trace, event_to_json, record
 from cascade.reports.report import report
-from cascade.vm import Blueprint, VirtualMachine, VMExecutionStrategy
+from cascade.vm import Blueprint, VMExecutionStrategy
 from cascade.workflow.cache import CachePolicy, FileExistenceCache, Hit, InMemoryCache
 from cascade.workflow.expressions import (
     Jump,

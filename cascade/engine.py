@@ -1,4 +1,7 @@
-"""`Engine`, which is used again for run after run, and `run` / `run_async`, which make one."""
+"""What runs targets: `Engine`, for run after run, and `run` / `run_async`, which make one.
+
+`VirtualMachine` stands beside `Engine`, since without one it makes its own.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +19,25 @@ from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder
 from cascade.core.interpreter import GraphExecutionStrategy
 from cascade.core.interrupts import Terminated, run_interruptible, terminate
-from cascade.core.registry import ResourceRegistry
 from cascade.core.run import Run
-from cascade.core.services import FusedTier, TailCalls
+from cascade.core.services import Services, TailCalls
 from cascade.events import MessageBus
 from cascade.graph.plan_cache import MOST_SLOTS, PlanCache
-from cascade.graph.slices import whole
 from cascade.graph.solver import NativeSolver
 from cascade.limits.constraints import ConstraintManager, GlobalConstraint
 from cascade.limits.gate import Gate
 from cascade.live.progress import Progress
-from cascade.vm import VirtualMachine, VMExecutionStrategy
+from cascade.vm.machine import Machine, VMExecutionStrategy
+from cascade.vm.verify import verify
 from cascade.workflow.expressions import Expression, check_target
 from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
     from cascade.core.activity import Activity
-    from cascade.core.calls import Call
     from cascade.core.state import StateBackend
     from cascade.executors.executor import Executor
-    from cascade.graph.slices import Work
     from cascade.graph.solver import Solver
-    from cascade.graph.structure import Ref, Structure
-    from cascade.vm.blueprint import Given, Routine
+    from cascade.vm.blueprint import Blueprint
 
 T = TypeVar("T")
 
@@ -102,29 +101,24 @@ class Engine:
             "StateBackend",
             ("put_result", "get_result", "has_result", "mark_skipped", "get_skip_reason", "clear"),
         )
-        self.bus = bus if bus is not None else MessageBus()
-        self.executor = executor
-        self.state_backend = state_backend
-        self.tail_calls: TailCalls = tail_calls
-        self.teardown_timeout = float(teardown_timeout)
         solver = solver if solver is not None else NativeSolver()
-        self.plans = PlanCache(plan_cache_size, solver, plan_cache_slots)
-        self.resources = ResourceRegistry()
-        self.gate = Gate(system_resources)
-        self.constraints: ConstraintManager = self.gate.constraints
+        self.services = Services(
+            bus=bus if bus is not None else MessageBus(),
+            gate=Gate(system_resources),
+            plans=PlanCache(plan_cache_size, solver, plan_cache_slots),
+            compiler=BlueprintBuilder(),
+            executor=executor,
+            state_backend=state_backend,
+            tail_calls=tail_calls,
+            teardown_timeout=float(teardown_timeout),
+        )
+        self.bus = self.services.bus
+        self.constraints: ConstraintManager = self.services.gate.constraints
         if isinstance(constraints, GlobalConstraint):
             raise TypeError(f"constraints={constraints!r} must be a list; write constraints=[...]")
         for constraint in constraints:
             self.constraints.update(constraint)
-        self._targets: dict[str, Expression[Any]] = {}
-        # Hears of each attempt that is announced, with its arguments, which no event carries.
-        self.on_attempt: Callable[[Call], None] | None = None
-        # Hears of each run that begins, with the counters that it keeps only if somebody hears.
-        self.on_run: Callable[[Activity], None] | None = None
         self._recording = False
-        self._builder = BlueprintBuilder()
-        self._compiled = 0
-        self.fused_tier = FusedTier()
 
     @overload
     async def run(
@@ -160,20 +154,21 @@ class Engine:
         predecessor was skipped, else a `DependencyMissingError`. Cancelled, it cancels and awaits
         all that it started.
         """
-        if use_vm and self.state_backend is not None:
+        backend = self.services.state_backend
+        if use_vm and backend is not None:
             raise ValueError(
                 "a state_backend records what the graph strategy does; "
                 "run with use_vm=False, or use an engine without one"
             )
         check_target(target)
         _check_run(params, max_steps)
-        run = Run(self, params, max_steps)
+        run = Run(self.services, params, max_steps)
         given = MappingProxyType(dict(params or {}))
         if use_vm:
             return await VMExecutionStrategy().execute(run, target, given)
-        if self.state_backend is None:
+        if backend is None:
             return await GraphExecutionStrategy().execute(run, target, given)
-        return await self._run_recorded(run, target, given, self.state_backend)
+        return await self._run_recorded(run, target, given, backend)
 
     async def _run_recorded(
         self, run: Run, target: Any, params: Mapping[str, Any], backend: StateBackend
@@ -193,11 +188,20 @@ class Engine:
     @property
     def targets(self) -> Mapping[str, Expression[Any]]:
         """The registered targets, by name."""
-        return self._targets
+        return self.services.targets
+
+    @property
+    def on_run(self) -> Callable[[Activity], None] | None:
+        """Hears of each run that begins; `Progress` takes this place."""
+        return self.services.on_run
+
+    @on_run.setter
+    def on_run(self, listener: Callable[[Activity], None] | None) -> None:
+        self.services.on_run = listener
 
     def register(self, definition: ResourceDefinition) -> None:
         """Provide a resource under its name to all later runs; `TypeError` for what is none."""
-        self.resources.register(definition)
+        self.services.resources.register(definition)
 
     def register_target(self, name: str, expression: Expression[Any]) -> None:
         """Make `expression` reachable as `TailCall(target=name)`; `TypeError` for what is none."""
@@ -205,7 +209,7 @@ class Engine:
             raise TypeError(f"a target's name must be a non-empty string, not {name!r}")
         if not isinstance(expression, Expression):
             raise TypeError(f"the target {name!r} must be an expression, not {expression!r}")
-        self._targets[name] = expression
+        self.services.targets[name] = expression
 
     def override_resource(self, name: str, provided: Any) -> AbstractContextManager[None]:
         """While the context lasts, resources not yet set up under `name` are `provided` instead.
@@ -213,37 +217,60 @@ class Engine:
         `provided` is a value, or a resource definition. It is for tests:
         `with engine.override_resource("database", {}): ...`.
         """
-        return self.resources.override(name, provided)
+        return self.services.resources.override(name, provided)
 
     def statistics(self) -> EngineStatistics:
         """How the structure cache did since the engine was made."""
-        plans = self.plans
+        plans, tier = self.services.plans, self.services.fused_tier
         kept = len(plans)  # counts the evictions that nobody has noticed yet
         return EngineStatistics(
             plans.hits,
             plans.misses,
             plans.evictions,
             kept,
-            self._compiled,
-            self.fused_tier.entries,
-            self.fused_tier.exits,
+            self.services.compiled,
+            tier.entries,
+            tier.exits,
         )
 
-    def compile(self, structure: Structure, root: Ref, is_body: bool, given: Given) -> Routine:
-        """Code for the virtual machine."""
-        return whole(self.compiling(structure, root, is_body, given))
 
-    def compiling(
-        self, structure: Structure, root: Ref, is_body: bool, given: Given
-    ) -> Work[Routine]:
-        """The same, in slices. It is asked for when an evaluation is the first of its kind."""
-        if not structure.is_compiled:
-            structure.is_compiled = True
-            self._compiled += 1
-        return self._builder.compiling(structure, root, is_body, given)
+class VirtualMachine:
+    """Executes Blueprints, in the setting of an engine (its resources, capacity, bus, ...)."""
 
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._services = (Engine() if engine is None else engine).services
+        if self._services.state_backend is not None:
+            raise ValueError(
+                "a state_backend records what the graph strategy does; "
+                "give the VirtualMachine an engine without one"
+            )
 
-VirtualMachine.engine_class = Engine
+    async def execute(
+        self,
+        blueprint: Blueprint,
+        data: tuple[Any, ...],
+        *,
+        params: Mapping[str, Any] | None = None,
+        max_steps: int | None = None,
+    ) -> Any:
+        """The value of the target that `blueprint` was compiled from, with `data` as its literals.
+
+        Raises `VerifyError` for a Blueprint that breaks a rule, `ValueError` for other than as
+        many literals as it has.
+        """
+        verify(blueprint)
+        if len(data) != blueprint.literals:
+            raise ValueError(
+                f"the Blueprint has {blueprint.literals} literals, but data holds {len(data)}; "
+                "pass the data that BlueprintBuilder().build(target) gave for the same structure"
+            )
+        run = Run(self._services, params, max_steps)
+        machine = Machine(run, blueprint)
+        machine.check(blueprint.structure, data)
+        structure = blueprint.structure
+        root = structure.root
+        name = structure.slots[root].name if root >= 0 else type(data[~root]).__name__
+        return await machine.execute_loaded(structure, data, dict(params or {}), name)
 
 
 class RunAsyncOptions(TypedDict, total=False):

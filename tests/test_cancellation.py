@@ -263,7 +263,7 @@ def test_a_run_cancelled_natively_anywhere_leaves_nothing_behind(use_vm, name):
         limits = [cs.GlobalConstraint("two", "task:nap", "concurrency", {"limit": 2})]
         constraints = limits if name == "limit" else []
         engine = cs.Engine(bus=bus, system_resources={"gpu": 2}, constraints=constraints)
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         for definition in resources(living):
             engine.register(definition)
         everybody = {task.id for task in anyio.get_running_tasks()}

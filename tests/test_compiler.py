@@ -271,8 +271,8 @@ def work_of_compiling(target: Any) -> tuple[int, int]:
     engine = cs.Engine()
     CountedSlots.looks = 0
     bodies = [slot.index for slot in list(structure.slots) if slot.bound is not None]
-    routines = [engine.compile(structure, structure.root, False, frozenset())]
-    routines += [engine.compile(structure, index, True, frozenset()) for index in bodies]
+    routines = [engine.services.compile(structure, structure.root, False, frozenset())]
+    routines += [engine.services.compile(structure, index, True, frozenset()) for index in bodies]
     for routine in routines:
         verify_routine(cs.Blueprint(structure, (routine,)), routine)
     return CountedSlots.looks, sum(len(routine.code) for routine in routines)
@@ -403,7 +403,7 @@ def test_the_routines_of_a_structure_are_bounded(inside: Callable[..., Any]) -> 
     async def main() -> int:
         engine = cs.Engine()
         target = cs.task(down)(*[plus(k) for k in range(9)])
-        structure, _ = engine.plans.load(target)
+        structure, _ = engine.services.plans.load(target)
         assert await engine.run(target, use_vm=True) == "down"
         return len(structure.programs)
 

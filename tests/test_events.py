@@ -443,7 +443,7 @@ def test_an_attempt_heard_of_in_its_middle_lasts_from_its_start(inside, use_vm, 
     """Who subscribes during an attempt hears its true duration, of a later attempt too."""
     events = []
     engine = cs.Engine()
-    engine.fused_tier = FusedTier(hot_after)
+    engine.services.fused_tier = FusedTier(hot_after)
 
     def listen():
         engine.bus.subscribe(cs.TaskExecutionFinished, events.append)

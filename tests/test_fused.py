@@ -654,7 +654,7 @@ def test_an_invariant_that_a_later_run_has_not_got_yet(backend):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         for _ in range(3):
             calls.clear()
             one, two = ping(0), pong(pure(pure(5)), 0)
@@ -1278,7 +1278,7 @@ def test_another_run_changes_the_constraints(backend, use_vm):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
 
         async def run(name):
             assert await engine.run(loop_of(step(0, name)), use_vm=use_vm) == 40
@@ -1335,7 +1335,7 @@ def test_whose_time_has_come_goes_before_the_next_call(backend, use_vm):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         engine.constraints.limit_concurrency("task:limited", 1)
         engine.constraints.limit_rate("task:waits", 50, burst=1)
         target = [waits(1), waits(2), loop_of(step(free(free(limited(1))), 0))]
@@ -1373,7 +1373,7 @@ def test_a_change_while_a_loop_gives_way(backend, change):
         seen[0] = True
 
     engine = cs.Engine()
-    engine.fused_tier = FusedTier(0)
+    engine.services.fused_tier = FusedTier(0)
 
     async def main():
         await engine.run([loop_of(step(0)), sibling()], use_vm=True)
@@ -1485,7 +1485,7 @@ def test_a_loop_cancelled_at_every_await(backend, observed):
                 [cs.GlobalConstraint("l", "task:inner", "concurrency", {"limit": 1})],
             ):
                 engine = cs.Engine(constraints=limits)
-                engine.fused_tier = FusedTier(0)
+                engine.services.fused_tier = FusedTier(0)
                 finished: list[str] = []
                 open_ones: list[int] = []
                 bus = engine.bus
@@ -1557,7 +1557,7 @@ def test_a_traceback_shows_the_task_and_the_row(backend):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
 
         @cs.task
         def looped(m, n):
@@ -1590,7 +1590,7 @@ def test_the_text_of_fused_code_goes_with_its_engine(backend):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         await engine.run(loop_of(only_here(0)), use_vm=True)
         assert names()
 
@@ -1749,7 +1749,7 @@ def test_long_iterations_yield(backend, kind, observed):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         if observed:
             engine.bus.subscribe(cs.TaskExecutionStarted, lambda event: None)
 
@@ -1787,13 +1787,13 @@ def test_recorder_is_left_as_it_was(backend):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         with Recorder(engine, "here"):
             await engine.run(make(None), use_vm=True)
         before = engine.statistics()
         await engine.run(make(None), use_vm=True)
         assert not engine.bus._watchers
-        assert not engine.gate._state.listeners
+        assert not engine.services.gate._state.listeners
         return before.fused_entries, engine.statistics().fused_entries
 
     assert anyio.run(main, backend=backend) == (1, 2)
@@ -1833,7 +1833,7 @@ def test_one_run_may_have_any_number_of_loops(inside, hot_after):
 
     async def main():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(hot_after)
+        engine.services.fused_tier = FusedTier(hot_after)
         values = await engine.run([counter(number) for number in range(300)], use_vm=True)
         return values, engine.statistics().fused_entries
 

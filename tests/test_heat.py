@@ -88,7 +88,7 @@ def test_a_hot_loop_starts_tasks_in_the_order_of_a_cold_one(
     def started(use_vm, hot_after):
         log = []
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(hot_after)
+        engine.services.fused_tier = FusedTier(hot_after)
         if listening:
             engine.bus.subscribe(cs.TaskExecutionStarted, lambda event: log.append(event.task_id))
 

@@ -237,7 +237,7 @@ def test_the_cache_is_bounded_in_slots(inside, use_vm):
         kept = []
         for length in range(10, 40):
             await engine.run(chain(length), use_vm=use_vm)
-            kept.append(weakref.ref(engine.plans.load(chain(length))[0]))
+            kept.append(weakref.ref(engine.services.plans.load(chain(length))[0]))
         await engine.run(chain(101), use_vm=use_vm)
         gc.collect()
         alive = [structure() for structure in kept]
@@ -285,7 +285,7 @@ def test_an_engine_takes_its_structures_along(inside, use_vm):
     async def main() -> Any:
         engine = cs.Engine()
         await engine.run(chain(4), use_vm=use_vm)
-        return weakref.ref(engine.plans.load(chain(4))[0])
+        return weakref.ref(engine.services.plans.load(chain(4))[0])
 
     structure = inside(main)
     gc.collect()
@@ -321,7 +321,7 @@ def test_strategies_leave_each_others_work_alone(inside):
         for use_vm, count in ((False, 1), (True, 400), (False, 1)):
             calls = iter(range(1, count))
             assert await engine.run(target, use_vm=use_vm) == "down"
-        structure, _ = engine.plans.load(target)
+        structure, _ = engine.services.plans.load(target)
         assert len(structure.programs) <= machine.MOST_VARIANTS + 3 * len(structure.slots)
 
     inside(main)

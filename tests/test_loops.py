@@ -834,7 +834,7 @@ def test_tail_calls_within_a_router_route_keep_their_predecessors(inside, use_vm
     """A Router route is one evaluation: what a node in it comes `after` runs once, not per call."""
     calls = []
     engine = cs.Engine()
-    engine.fused_tier = FusedTier(hot_after)
+    engine.services.fused_tier = FusedTier(hot_after)
 
     @cs.task
     def before():
@@ -863,7 +863,7 @@ def test_what_a_selector_needed_does_not_run_again_before_the_chosen_loop(
     """A node runs once in a Router route, also if the loop that is chosen comes after it."""
     calls = []
     engine = cs.Engine()
-    engine.fused_tier = FusedTier(hot_after)
+    engine.services.fused_tier = FusedTier(hot_after)
 
     @cs.task
     def seed():
@@ -911,7 +911,7 @@ def test_what_comes_before_a_chosen_loop_belongs_to_the_router_route(
     """They share with its selector, and run once, however often the loop is chosen."""
     calls = []
     engine = cs.Engine()
-    engine.fused_tier = FusedTier(hot_after)
+    engine.services.fused_tier = FusedTier(hot_after)
 
     @cs.task
     def seed():

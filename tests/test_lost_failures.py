@@ -217,7 +217,7 @@ def test_an_error_of_the_engine_itself_surfaces_as_itself(inside, in_groups):
     async def program():
         engine, ends = cs.Engine(), []
         engine.bus.subscribe(cs.RunFinished, ends.append)
-        run = Run(engine, None, None)
+        run = Run(engine.services, None, None)
 
         def begin():
             if in_groups:

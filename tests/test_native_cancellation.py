@@ -136,7 +136,7 @@ def test_a_run_cancelled_at_random_moments_leaves_nothing_behind(use_vm):
     async def program():
         ends, living = [], []
         engine = cs.Engine(system_resources={"gpu": 2})
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         engine.bus.subscribe(cs.RunFinished, lambda event: ends.append(event.status))
         for definition in resources(living):
             engine.register(definition)
@@ -497,7 +497,7 @@ def test_scopes_and_groups_of_anyio_in_a_task(inside, use_vm, primitive, is_caug
 
     async def program():
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         engine.register(thing)
         try:
             expected = (await primitive()) or "value"

@@ -272,7 +272,7 @@ def test_a_task_ends_as_in_plain_python(use_vm, primitive, end, where):
         place = Place(lambda: end(primitive))
         target = where(place)
         engine = cs.Engine()
-        engine.fused_tier = FusedTier(0)
+        engine.services.fused_tier = FusedTier(0)
         for definition in place.resources:
             engine.register(definition)
         finished = []

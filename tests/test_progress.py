@@ -339,7 +339,7 @@ def test_a_run_nobody_shows_keeps_no_counters(inside, use_vm):
     """Without somebody who hears of runs there is nothing to count into."""
 
     async def main():
-        assert Run(cs.Engine(), None, None).activity is None
+        assert Run(cs.Engine().services, None, None).activity is None
 
     inside(main)
 

@@ -136,11 +136,11 @@ MADE_BY_CASCADE = frozenset(
     }
 )
 
-# Methods without an underscore that other modules of the package call, and no user.
+# Members without an underscore that other modules of the package call, and no user.
 INTERNAL = frozenset(
     {
         *("Task.override", "Lazy.as_method"),
-        *("Param.agrees_with", "Param.convert", "Engine.compile", "BlueprintBuilder.routine"),
+        *("Param.agrees_with", "Param.convert", "Engine.on_run", "BlueprintBuilder.routine"),
         "MessageBus.watch",
     }
 )

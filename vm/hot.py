@@ -246,7 +246,7 @@ class HotCode:
     ) -> tuple[Frame, isa.Instruction]:
         frame = self._frame(left)
         frame.restore(self._trampoline.finish, pc, left, is_begun)
-        self._machine.run.engine.fused_tier.exits += 1
+        self._machine.run.services.fused_tier.exits += 1
         activity = self._machine.run.activity
         if activity is not None and not self._sites:
             for row in frame.done_above(pc):
@@ -384,7 +384,7 @@ class HotExpression(HotCode):
 
     def _count(self, iterations: int) -> None:
         super()._count(iterations)
-        self._machine.run.engine.plans.hits += iterations
+        self._machine.run.services.plans.hits += iterations
 
     def _paused(self, left: dict[str, Any]) -> None:
         self._data = self._fused.data(left)

@@ -39,13 +39,12 @@ from cascade.vm.hot import HotExpression, HotLoop, fused_or_reason
 from cascade.vm.source import ABSENT, overwrites
 from cascade.vm.straight import StraightCode
 from cascade.vm.straight_run import StraightRun
-from cascade.vm.verify import verify, verify_routine
+from cascade.vm.verify import verify_routine
 from cascade.vm.watch import MOST_KEPT, Watch, guards
 from cascade.workflow.task import VARARGS
 
 if TYPE_CHECKING:
     from cascade.core.calls import Call
-    from cascade.engine import Engine
     from cascade.vm.observed import Site
 
 NOTHING_GIVEN: Final[Given] = frozenset()
@@ -60,47 +59,6 @@ class VMExecutionStrategy:
     async def execute(self, run: Run, target: Any, params: Mapping[str, Any]) -> Any:
         """The value of `target`, computed within `run`; errors in it come before anything runs."""
         return await Machine(run).execute(target, params)
-
-
-class VirtualMachine:
-    """Executes Blueprints, in the setting of an engine (its resources, capacity, bus, ...)."""
-
-    engine_class: ClassVar[type[Engine]]  # set by cascade.engine, which stands above
-
-    def __init__(self, engine: Engine | None = None) -> None:
-        self._engine = type(self).engine_class() if engine is None else engine
-        if self._engine.state_backend is not None:
-            raise ValueError(
-                "a state_backend records what the graph strategy does; "
-                "give the VirtualMachine an engine without one"
-            )
-
-    async def execute(
-        self,
-        blueprint: Blueprint,
-        data: tuple[Any, ...],
-        *,
-        params: Mapping[str, Any] | None = None,
-        max_steps: int | None = None,
-    ) -> Any:
-        """The value of the target that `blueprint` was compiled from, with `data` as its literals.
-
-        Raises `VerifyError` for a Blueprint that breaks a rule, `ValueError` for other than as
-        many literals as it has.
-        """
-        verify(blueprint)
-        if len(data) != blueprint.literals:
-            raise ValueError(
-                f"the Blueprint has {blueprint.literals} literals, but data holds {len(data)}; "
-                "pass the data that BlueprintBuilder().build(target) gave for the same structure"
-            )
-        run = Run(self._engine, params, max_steps)
-        machine = Machine(run, blueprint)
-        machine.check(blueprint.structure, data)
-        structure = blueprint.structure
-        root = structure.root
-        name = structure.slots[root].name if root >= 0 else type(data[~root]).__name__
-        return await machine.execute_loaded(structure, data, dict(params or {}), name)
 
 
 class Program:
@@ -280,11 +238,11 @@ class Machine(Strategy):
         if structure is self._structure and key in self._routines:
             routine = self._routines[key]
         else:
-            routine = yield from self.run.engine.compiling(structure, *key)
+            routine = yield from self.run.services.compiling(structure, *key)
             if self.verifies:
                 verify_routine(Blueprint(structure, (routine,)), routine)
         program = yield from Program.linked(structure, routine)
-        plans, programs = self.run.engine.plans, structure.programs
+        plans, programs = self.run.services.plans, structure.programs
         if len(programs) >= MOST_VARIANTS + 3 * len(structure.slots):
             plans.grew(structure, -sum(other.size for other in programs.values()))
             programs.clear()
@@ -326,7 +284,7 @@ class Machine(Strategy):
         if self._is_fused(program, overrides):
             loop = HotLoop(self, trampoline, home, program, overrides)
             if loop.has_constants():
-                self.run.engine.fused_tier.entries += 1
+                self.run.services.fused_tier.entries += 1
                 self.run.enqueue(loop)
                 return
         self.frame(program, trampoline, home, overrides).begin(trampoline.finish)
@@ -341,18 +299,18 @@ class Machine(Strategy):
         """Begin to evaluate a returned expression: by fused code once its structure is hot."""
         program = self.program(structure, structure.root, False, overrides)
         if structure.root >= 0 and not overrides and self._is_fused(program, overrides):
-            self.run.engine.fused_tier.entries += 1
+            self.run.services.fused_tier.entries += 1
             self.run.enqueue(HotExpression(self, trampoline, program, data))
         else:
             super().unfold(trampoline, structure, data, overrides)
 
     def _is_fused(self, program: Program, overrides: Mapping[Any, Any]) -> bool:
         """Whether an iteration is carried out by fused code, which is made when it is hot."""
-        engine = self.run.engine
+        services = self.run.services
         fused = program.fused
         if fused is None:
             program.heat += len(program.steps)
-            if program.heat >= engine.fused_tier.hot_after and engine.executor is None:
+            if program.heat >= services.fused_tier.hot_after and services.executor is None:
                 fused = program.fused = fused_or_reason(program)
         return isinstance(fused, FusedRoutine) and fused.accepts(overrides) and self.may_fuse(fused)
 
@@ -362,7 +320,7 @@ class Machine(Strategy):
 
     def may_run(self, task_names: tuple[str, ...]) -> bool:
         """Whether tasks of these names may be called without asking anybody."""
-        return self.run.engine.executor is None and self.watch.allows(task_names)
+        return self.run.services.executor is None and self.watch.allows(task_names)
 
     def linked(self, program: Program) -> Linked:
         """The fused code of a program, with guards of this run."""

@@ -48,7 +48,7 @@ class Site:
     def __init__(self, run: Run, frame: Frame, slot: Slot) -> None:
         self._run = run
         self._processor = run.processor
-        self._gated = run.engine.gate.limits(slot.name)
+        self._gated = run.services.gate.limits(slot.name)
         # Tells the code that others are ready, whose turn may be before the next call's.
         self.others_are_ready: WeakMethod[Callable[[], object]] | None = None
         rank = frame.rank(slot.index)

@@ -32,7 +32,7 @@ class Watch:
         self._running: dict[Linked, int] = {}
         self._allowed: dict[tuple[str, ...], int] = {}
         self._ends: list[Callable[[], None]] = [
-            run.engine.gate.on_change(self._changed),
+            run.services.gate.on_change(self._changed),
             run.bus.watch(self._changed),
         ]
 
@@ -46,7 +46,7 @@ class Watch:
         if self._allowed.get(task_names) == self.version:
             return True
         run = self._run
-        limits = run.engine.gate.limits
+        limits = run.services.gate.limits
         if run.bus.hears_tasks or any(limits(name) for name in task_names):
             return False
         if len(self._allowed) >= MOST_KEPT:
@@ -79,7 +79,7 @@ def guards(
 ) -> Linked:
     """Fused code with the guards of one run, and with sites for its calls if they are observed."""
     run, watch = machine.run, machine.watch
-    tier = run.engine.fused_tier
+    tier = run.services.fused_tier
 
     def own() -> Linked:
         linked = reference()

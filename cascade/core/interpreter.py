@@ -81,9 +81,9 @@ class Interpretation(Strategy):
     ) -> Work[None]:
         """Make a plan from `root`."""
         if is_body:
-            registry = self.run.engine.resources
+            registry = self.run.services.resources
             yield from structure.find_invariants(registry.narrow(structure.resources))
-        yield from self.run.engine.plans.planning(structure, root)
+        yield from self.run.services.plans.planning(structure, root)
 
     def evaluation(
         self,
@@ -95,7 +95,7 @@ class Interpretation(Strategy):
         overrides: Mapping[Any, Any] = NO_OVERRIDES,
     ) -> Evaluation:
         """A new evaluation; an iteration if it has one `around`."""
-        plan = self.run.engine.plans.plan(structure, root)
+        plan = self.run.services.plans.plan(structure, root)
         return Evaluation(self, plan, data, trampoline, around, overrides)
 
     def step(self) -> bool:
@@ -120,7 +120,7 @@ class Interpretation(Strategy):
         """Between two evaluations, when nothing recorded belongs to one that goes on."""
 
         async def clear() -> None:
-            backend = self.run.engine.state_backend
+            backend = self.run.services.state_backend
             assert backend is not None
             await backend.clear()
             then()
@@ -393,7 +393,7 @@ class Evaluation(PlannedEvaluation):
 
     def _conclude(self, slot: Slot, value: Any) -> None:
         """The node has its value: recorded first, if somebody records."""
-        backend = self._interpretation.run.engine.state_backend
+        backend = self._interpretation.run.services.state_backend
         if backend is None:
             self._settle(slot.index, value)
         else:
@@ -436,7 +436,7 @@ class Evaluation(PlannedEvaluation):
     # Skipping
 
     def _record_skip(self, slot: Slot, skipped: Skipped) -> None:
-        backend = self._interpretation.run.engine.state_backend
+        backend = self._interpretation.run.services.state_backend
         if backend is None:
             self._settle(slot.index, skipped)
         else:

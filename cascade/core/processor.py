@@ -57,8 +57,8 @@ class Processor:
         self._run = run
         self._bus = run.bus
         self._activity = run.activity
-        self._gate = run.engine.gate
-        self._executor = run.engine.executor
+        self._gate = run.services.gate
+        self._executor = run.services.executor
         self._has_requests = get_cancelled_exc_class() is CancelledError  # that of asyncio
         self._flights: dict[tuple[int, bytes], Flight] = {}
         self._asking: set[Call] = set()  # in tasks that have not begun
@@ -400,8 +400,8 @@ class Processor:
         now = call.started = self._clock()  # also for who subscribes before the attempt is over
         if not bus.hears_tasks:
             return
-        if run.engine.on_attempt is not None:
-            run.engine.on_attempt(call)
+        if run.services.on_attempt is not None:
+            run.services.on_attempt(call)
         handlers = bus.handlers(TaskExecutionStarted)
         if handlers:
             name = call.slot.name

@@ -54,7 +54,7 @@ from cascade.workflow.inputs import Inputs
 from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
-    from cascade.engine import Engine
+    from cascade.core.services import Services
     from cascade.limits.admission import Ticket
     from cascade.limits.gate import Session
 
@@ -108,13 +108,13 @@ class Run:
     """What all evaluations of one run share: driver, failure, inputs, resources, steps allowed."""
 
     def __init__(
-        self, engine: Engine, params: Mapping[str, Any] | None, max_steps: int | None
+        self, services: Services, params: Mapping[str, Any] | None, max_steps: int | None
     ) -> None:
         self.id = uuid4().hex
-        self.engine = engine
-        self.bus = engine.bus
+        self.services = services
+        self.bus = services.bus
         self.inputs = Inputs(params)
-        self.providers = RunProviders(engine.resources)
+        self.providers = RunProviders(services.resources)
         self.max_steps = max_steps
         self.session: Session
         self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
@@ -122,7 +122,7 @@ class Run:
         self.is_over = False
         self._later_failures: list[BaseException] = []  # in its notes, so many at most
         self.result: Any = _NO_RESULT
-        on_run = engine.on_run
+        on_run = services.on_run
         self.activity = None if on_run is None else Activity(self.id, on_run)
         self.processor = Processor(self)
         self.holdings = self.make_holdings("run", None)
@@ -149,7 +149,7 @@ class Run:
 
     async def execute(self, name: str, params: Mapping[str, Any], begin: Callable[[], None]) -> Any:
         """Carry out what `begin` makes ready, until `finish` or `fail` is called; the result."""
-        self.session = self.engine.gate.enter_run(self.spawn)
+        self.session = self.services.gate.enter_run(self.spawn)
         task = asyncio.current_task() if self._starts_in_order else None
         self._caller = None if task is None else Caller(task)
         started = current_time()
@@ -163,7 +163,7 @@ class Run:
         finally:
             for ticket in tuple(self.tickets):
                 self.give_back(ticket)
-            self.engine.gate.leave_run(self.session)
+            self.services.gate.leave_run(self.session)
             self._tell_finished(started)
             self.bus.leave_run(self.id)
             result, failure = self.result, self._outcome()
@@ -338,20 +338,20 @@ class Run:
 
     def gated(self, call: Call) -> bool:
         """Whether the call has to ask the gate before it starts."""
-        return bool(call.amounts) or self.engine.gate.limits(call.slot.name)
+        return bool(call.amounts) or self.services.gate.limits(call.slot.name)
 
     def give_back(self, ticket: Ticket) -> None:
         """The attempt is over, or will not start."""
         started = self.tickets.pop(ticket, None)
         if started:
-            self.engine.gate.give_back(ticket)
+            self.services.gate.give_back(ticket)
         elif started is not None:
-            self.engine.gate.withdraw(ticket)
+            self.services.gate.withdraw(ticket)
             ticket.resume = _nothing  # which refers to the call, and that to the ticket
 
     def _give_up_waiting(self) -> None:
         """Nothing starts any more: what waits at the gate makes room for other runs now."""
-        self.engine.gate.end_run(self.session)
+        self.services.gate.end_run(self.session)
         for ticket in [ticket for ticket, started in self.tickets.items() if not started]:
             self.give_back(ticket)
 
@@ -382,7 +382,7 @@ class Run:
 
         `call` is the one of whose attempt it is.
         """
-        deadline = self.engine.teardown_timeout
+        deadline = self.services.teardown_timeout
         acquired = False
 
         def failed(error: BaseException, served: BaseException | None) -> None:

@@ -34,7 +34,7 @@ class Strategy:
 
     def loading(self, target: Any) -> Work[tuple[Structure, tuple[Any, ...]]]:
         """The structure and data of a target whose inputs and resources are all there."""
-        structure, data = yield from self.run.engine.plans.loading(target)
+        structure, data = yield from self.run.services.plans.loading(target)
         self.check(structure, data)
         return structure, data
 

@@ -134,7 +134,7 @@ class Trampoline:
 
     def _call_target(self, tail: TailCall, call: Call) -> None:
         assert tail.target is not None
-        targets = self._strategy.run.engine.targets
+        targets = self._strategy.run.services.targets
         if tail.target not in targets:
             raise TargetNotFoundError(tail.target, tuple(targets))
         target = targets[tail.target]
@@ -143,7 +143,7 @@ class Trampoline:
 
     def _follow(self, call: Call, expression: Any) -> None:
         """A returned expression: an evaluation of its own, in the owner's place."""
-        if self._strategy.run.engine.tail_calls == "forbid":
+        if self._strategy.run.services.tail_calls == "forbid":
             raise StaticGraphError(call.slot.name, repr(expression))
         self._calls += 1
         self._check(self._calls, _arguments(expression))

@@ -8,11 +8,11 @@ it. On a terminal it draws a table in place, elsewhere it prints a line now and 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import ceil, isfinite
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
@@ -23,11 +23,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cascade.core.activity import Activity
-    from cascade.engine import Engine
 
 logger = logging.getLogger("cascade")
 
 SAMPLE_EVERY: Final = 0.25  # seconds at most, so that rates are those of the last seconds
+
+
+class Watchable(Protocol):
+    """An engine, of which a display only has to hear of each run that begins."""
+
+    @property
+    def on_run(self) -> Callable[[Activity], None] | None: ...
+    @on_run.setter
+    def on_run(self, listener: Callable[[Activity], None] | None) -> None: ...
 
 
 class Progress:
@@ -44,7 +52,7 @@ class Progress:
     """
 
     def __init__(
-        self, engine: Engine, *, console: Console | None = None, interval: float | None = None
+        self, engine: Watchable, *, console: Console | None = None, interval: float | None = None
     ) -> None:
         try:
             from cascade.live.display import display_on

@@ -95,12 +95,12 @@ class Recorder:
         self._exit = ExitStack()
 
     def __enter__(self) -> Recorder:
-        self._engine.on_attempt = self._attempt
+        self._engine.services.on_attempt = self._attempt
         self._exit.callback(self._engine.bus.subscribe(Event, self._event))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.on_attempt = None
+        self._engine.services.on_attempt = None
         self._exit.close()
 
     def returned(self, value: Any) -> None:

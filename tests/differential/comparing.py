@@ -90,7 +90,7 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: str) -> 
     )
     state.engine = engine
     if silent:
-        engine.fused_tier = tier(silent, len(where) + len(program.nodes))
+        engine.services.fused_tier = tier(silent, len(where) + len(program.nodes))
     recorder = Recorder(engine, where)
     async with anyio.create_task_group() as changers:
         try:
@@ -115,7 +115,7 @@ async def carry_out(program: Program, use_vm: bool, where: str, silent: str) -> 
         changers.cancel_scope.cancel()
     seen = recorder.settled(capacity)
     is_discarded = "TooLong" in seen.outcome
-    return Done(seen, state.journal, engine.fused_tier.entries, is_discarded, state.heard)
+    return Done(seen, state.journal, engine.services.fused_tier.entries, is_discarded, state.heard)
 
 
 async def outcome_of(

@@ -67,7 +67,7 @@ def ran(
 
     async def main() -> Ran:
         engine = cs.Engine(**(engine_options or {}))
-        engine.fused_tier = FusedTier(hot_after, leaves)
+        engine.services.fused_tier = FusedTier(hot_after, leaves)
         world = World(engine)
         if prepare is not None:
             prepare(world)
