@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from cascade.command.cli import main
 from cascade.testing import virtual_time
-from cascade.vm.machine import Machine
+from cascade.vm.programs import Programs
 
-Machine.verifies = True  # what the engine compiles for itself
+Programs.verifies = True  # what the engine compiles for itself
 
 # The fixtures below hold nothing, so all examples of one test may share them.
 SHARED_FIXTURES = [HealthCheck.function_scoped_fixture]

@@ -66,7 +66,6 @@ CIRCLES: list[set[str]] = [
     {"vm.blueprint", "vm.disassemble"},  # str(blueprint) is its listing
     {"core.processor", "core.run"},
     {"core.strategy", "core.trampoline"},
-    {"vm.hot", "vm.machine", "vm.observed", "vm.straight_run", "vm.watch"},
 ]
 
 # The public names of the contract by section; a row of a package counts once it is listed.

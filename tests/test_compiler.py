@@ -13,7 +13,7 @@ import pytest
 import cascade as cs
 from cascade.graph.reading import read
 from cascade.graph.structure import Structure
-from cascade.vm import isa, machine
+from cascade.vm import isa, programs
 from cascade.vm.verify import verify_routine
 
 add = cs.task(operator.add, name="add")
@@ -407,7 +407,7 @@ def test_the_routines_of_a_structure_are_bounded(inside: Callable[..., Any]) -> 
         assert await engine.run(target, use_vm=True) == "down"
         return len(structure.programs)
 
-    assert 0 < inside(main) <= machine.MOST_VARIANTS + 3 * 10
+    assert 0 < inside(main) <= programs.MOST_VARIANTS + 3 * 10
 
 
 def test_the_representation_of_a_blueprint_counts() -> None:

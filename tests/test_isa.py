@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cascade.vm import isa, machine
+from cascade.vm import frame, isa
 from cascade.vm.document import document
-from cascade.vm.machine import HANDLERS
+from cascade.vm.frame import HANDLERS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "isa.md"
 
@@ -27,7 +27,7 @@ def test_an_instruction_without_a_handler_fails_the_import(monkeypatch: pytest.M
 
     monkeypatch.setitem(isa.TABLE, "odd", Odd)  # type: ignore[arg-type]
     with pytest.raises(ImportError, match="instructions and handlers differ: Odd"):
-        runpy.run_path(str(machine.__file__))
+        runpy.run_path(str(frame.__file__))
 
 
 @pytest.mark.parametrize("mnemonic", sorted(isa.TABLE))

@@ -17,7 +17,7 @@ from cascade.graph.reading import read, reading
 from cascade.graph.slices import whole
 from cascade.graph.solver import NativeSolver
 from cascade.graph.structure import Structure
-from cascade.vm import machine
+from cascade.vm import programs
 
 NODES = 6_000
 
@@ -322,7 +322,7 @@ def test_strategies_leave_each_others_work_alone(inside):
             calls = iter(range(1, count))
             assert await engine.run(target, use_vm=use_vm) == "down"
         structure, _ = engine.services.plans.load(target)
-        assert len(structure.programs) <= machine.MOST_VARIANTS + 3 * len(structure.slots)
+        assert len(structure.programs) <= programs.MOST_VARIANTS + 3 * len(structure.slots)
 
     inside(main)
     assert asked == 1

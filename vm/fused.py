@@ -32,7 +32,7 @@ from cascade.vm.source import BATCH, ExpressionSource, IterationSource
 from cascade.workflow.expressions import Jump, LazyResult, TailCall
 
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller
-NO_SITES: Final[Mapping[int, Callable[..., Any]]] = {}
+NONE_WRAPPED: Final[Mapping[int, Callable[..., Any]]] = {}
 
 _serial = count(1)
 _TURNS: Final = [tuple(range(batch)) for batch in range(BATCH + 1)]
@@ -73,14 +73,14 @@ class FusedRoutine:
         return lambda asked, tasks: link(perf_counter, *asked, **{**bound, **tasks})
 
     def linked(
-        self, asked: tuple[Any, ...], sites: Mapping[int, Callable[..., Any]] = NO_SITES
+        self, asked: tuple[Any, ...], wrapped: Mapping[int, Callable[..., Any]] = NONE_WRAPPED
     ) -> Linked:
         """The function with guards of its own, which asks `asked`: leave, pace, usual, literal.
 
-        `sites` are called instead of the tasks' functions, by row.
+        `wrapped` are called instead of the tasks' functions, by row.
         """
         code = self.features.routine.code
-        tasks = {f"t{code[pc].site}": site for pc, site in sites.items()}  # type: ignore[attr-defined]
+        tasks = {f"t{code[pc].site}": call for pc, call in wrapped.items()}  # type: ignore[attr-defined]
         return Linked(self._make(asked, tasks))
 
     def raised_at(self, error: BaseException) -> tuple[int, dict[str, Any]]:

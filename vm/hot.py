@@ -5,9 +5,8 @@ A loop of which enough was interpreted (`FusedTier.hot_after`) takes its place i
 leaves; then a frame is restored, and the interpreter goes on with it at that instruction. The next
 iteration comes back here.
 
-`Watch` tells whether fused code may call its tasks without asking anybody: nobody listens to task
-events and no constraint matches its tasks. Otherwise its calls are those of `observed` sites. When
-that may have changed it empties the guards of the code that runs.
+`Watch` tells whether fused code may call its tasks without asking anybody. Otherwise its calls are
+`wrapped`. When that may have changed, `Watch` empties the guards of the code that runs.
 """
 
 from __future__ import annotations
@@ -18,30 +17,52 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod
 
 from cascade.core.cancellation import is_cancellation
+from cascade.core.strategy import NO_OVERRIDES
 from cascade.core.values import Deferred, Skipped
 from cascade.vm import isa
-from cascade.vm.fusable import NotFusable
-from cascade.vm.fused import FusedRoutine, Linked, fuse
-from cascade.vm.observed import Leave, Site
+from cascade.vm.frame import Frame, FrameStrategy, Program
+from cascade.vm.fused import FusedRoutine, Linked
+from cascade.vm.programs import Programs
 from cascade.vm.source import ABSENT
 from cascade.vm.watch import guards
+from cascade.vm.wrapped import Leave, WrappedCall
 
 if TYPE_CHECKING:
+    from cascade.core.calls import Call
     from cascade.core.trampoline import Trampoline
-    from cascade.vm.machine import Frame, Machine, Program
+
+_NO_CONSTANTS: Final = (Skipped, Deferred)  # of which an iteration makes something else
 
 
 class HotCode:
     """What fused code carries out from its next iteration on, in a place of plan order."""
 
-    __slots__ = ("_machine", "_observed", "_program", "_sites", "_trampoline", "place", "rank")
+    __slots__ = (
+        "_machine",
+        "_program",
+        "_programs",
+        "_trampoline",
+        "_watch",
+        "_wrapped",
+        "_wrapping",
+        "place",
+        "rank",
+    )
 
-    def __init__(self, machine: Machine, trampoline: Trampoline, program: Program) -> None:
+    def __init__(
+        self,
+        machine: FrameStrategy,
+        programs: Programs,
+        trampoline: Trampoline,
+        program: Program,
+    ) -> None:
         self._machine = machine
+        self._programs = programs
+        self._watch = programs.watch
         self._trampoline = trampoline
         self._program = program
-        self._sites: dict[int, Site] = {}  # by row, while its calls are observed
-        self._observed: tuple[int, Program, Linked] | None = None
+        self._wrapped: dict[int, WrappedCall] = {}  # by row, while its calls have to be
+        self._wrapping: tuple[int, Program, Linked] | None = None  # the last, and for what it holds
         self.place, _, self.rank = trampoline.anchor()
 
     @property
@@ -88,7 +109,7 @@ class HotCode:
         """Run until the slice of time is over, or the code leaves."""
         while (entry := self._entry()) is not None:
             linked, values = entry
-            watch = self._machine.watch
+            watch = self._watch
             watch.enter(linked)
             try:
                 pc, left = linked.run(*values)
@@ -111,7 +132,7 @@ class HotCode:
         """The same for code that awaits; it gives way to others by itself."""
         while (entry := self._entry()) is not None:
             linked, values = entry
-            watch = self._machine.watch
+            watch = self._watch
             watch.enter(linked)
             try:
                 pc, left = await linked.run(*values)
@@ -134,7 +155,7 @@ class HotCode:
 
     def _is_anothers_turn(self, linked: Linked) -> bool:
         """Whether something has changed that has let others go on, maybe before the next call."""
-        return linked.version != self._machine.watch.version and self._machine.run.has_ready
+        return linked.version != self._watch.version and self._machine.run.has_ready
 
     def interpret(self) -> None:
         """Have the next iteration evaluated by the interpreter."""
@@ -143,45 +164,46 @@ class HotCode:
 
     def _entry(self) -> tuple[Linked, tuple[Any, ...]] | None:
         """The linked code and what it is given; None if the interpreter has to do the next one."""
-        machine, fused = self._machine, self._fused
+        run, fused = self._machine.run, self._fused
         most = self._trampoline.steps_left(self._counts_steps())
-        if machine.run.is_over or most < 1 or not machine.may_fuse(fused):
+        if run.is_over or most < 1 or not self._programs.may_fuse(fused):
             return None
         given = self._given()
         if given is None:
             return None
         turns, limit = fused.turns(fused.batch, 0, most)
-        if fused.features.is_async and machine.run.activity is not None:
+        if fused.features.is_async and run.activity is not None:
             limit = 0  # each batch is counted: it may take any time
         linked = self._linked()
         if fused.is_slow:
             linked.forget()
-        return linked, (turns, limit, machine.run.slice_end, most, *given)
+        return linked, (turns, limit, run.slice_end, most, *given)
 
     def _linked(self) -> Linked:
-        machine, fused = self._machine, self._fused
-        watch = machine.watch
-        if watch.allows(fused.features.task_names):
-            self._sites = {}
-            return machine.linked(self._program)
-        if self._observed is None or self._observed[:2] != (watch.version, self._program):
-            self._sites = self._made_sites()
-            bound = {pc: site.bound() for pc, site in self._sites.items()}
-            linked = guards(machine, fused, bound)
-            for site in self._sites.values():
-                site.others_are_ready = WeakMethod(linked.disarm)
-            self._observed = watch.version, self._program, linked
-        return self._observed[2]
+        watch = self._watch
+        if watch.allows(self._fused.features.task_names):
+            self._wrapped = {}
+            return self._programs.linked(self._program)
+        # Wrapped calls know whether constraints match them, and by which ids they are published:
+        # they hold until something changes, or the chain goes on with another program.
+        if self._wrapping is None or self._wrapping[:2] != (watch.version, self._program):
+            self._wrapping = watch.version, self._program, self._wrap()
+        return self._wrapping[2]
 
-    def _made_sites(self) -> dict[int, Site]:
+    def _wrap(self) -> Linked:
         frame, run = self._frame(None), self._machine.run
         frame.release()  # it never begins: it is where the calls stand
         slots = frame.structure.slots
-        return {
-            pc: Site(run, frame, slots[row.site])
+        self._wrapped = {
+            pc: WrappedCall(run, frame, slots[row.site])
             for pc, row in enumerate(self._program.routine.code)
             if isinstance(row, isa.Invocation)
         }
+        functions = {pc: call.function() for pc, call in self._wrapped.items()}
+        linked = guards(self._watch, self._fused, functions)
+        for call in self._wrapped.values():  # weakly: the code holds the calls
+            call.others_are_ready = WeakMethod(linked.disarm)
+        return linked
 
     def _left_before(self, error: Leave) -> tuple[int, dict[str, Any]]:
         """The row whose call has to wait."""
@@ -199,21 +221,21 @@ class HotCode:
             return True
         self._count(left["done"] + left["i"])
         self._fused.tell_left(left["i"] + 1, perf_counter() - left["last"])
-        if self._is_told(pc, linked) and self._follows(pc, left):
+        if self._was_heard(pc, linked) and self._follows(pc, left):
             return True
         self._leave(pc, left)
         return False
 
-    def _is_told(self, pc: int, linked: Linked) -> bool:
+    def _was_heard(self, pc: int, linked: Linked) -> bool:
         """Whether all who have to hear how the call of row `pc` ended have heard it."""
-        site = self._sites.get(pc)
-        return linked.version == self._machine.watch.version if site is None else site.is_told
+        call = self._wrapped.get(pc)
+        return linked.version == self._watch.version if call is None else call.has_finished
 
     def _count(self, iterations: int) -> None:
         """So many iterations are over."""
         self._trampoline.count(self._counts_steps(), iterations)
         activity = self._machine.run.activity
-        if activity is not None and not self._sites:  # observed calls are counted one by one
+        if activity is not None and not self._wrapped:  # else they are counted one by one
             for name, calls in self._fused.features.sure_calls:
                 activity.called(name, calls * iterations)
 
@@ -226,7 +248,12 @@ class HotCode:
             frame.do_false(row)
         else:
             assert isinstance(row, isa.Invocation)
-            frame.came_back(row, left[f"r{row.dst}"], self._sites.get(pc))
+            wrapped = self._wrapped.get(pc)
+            frame.came_back(
+                self._begun(frame, row, wrapped),
+                left[f"r{row.dst}"],
+                has_finished=wrapped is not None and wrapped.has_finished,
+            )
         self._machine.propagate()
 
     def _failed(self, error: BaseException) -> None:
@@ -238,8 +265,15 @@ class HotCode:
             return
         self._count(left["done"] + left["i"])
         frame, row = self._restored(pc, left, True)
-        frame.raised(row, error, self._sites.get(pc))
+        if isinstance(row, isa.Invocation):
+            frame.raised(self._begun(frame, row, self._wrapped.get(pc)), error)
+        else:
+            frame.failed(row, error)
         self._machine.propagate()
+
+    def _begun(self, frame: Frame, row: isa.Invocation, wrapped: WrappedCall | None) -> Call:
+        """The call that the code has begun, as one of the interpreter's."""
+        return frame.begun(row) if wrapped is None else wrapped.handed_to(frame.call(row))
 
     def _restored(
         self, pc: int, left: dict[str, Any], is_begun: bool
@@ -248,7 +282,7 @@ class HotCode:
         frame.restore(self._trampoline.finish, pc, left, is_begun)
         self._machine.run.services.fused_tier.exits += 1
         activity = self._machine.run.activity
-        if activity is not None and not self._sites:
+        if activity is not None and not self._wrapped:
             for row in frame.done_above(pc):
                 if isinstance(row, isa.Invocation):
                     activity.called(frame.structure.slots[row.site].name, 1)
@@ -262,19 +296,21 @@ class HotLoop(HotCode):
 
     def __init__(
         self,
-        machine: Machine,
+        machine: FrameStrategy,
+        programs: Programs,
         trampoline: Trampoline,
         home: Frame,
         program: Program,
         overrides: Mapping[Any, Any],
     ) -> None:
-        super().__init__(machine, trampoline, program)
+        super().__init__(machine, programs, trampoline, program)
         self._home = home
         self._overrides = overrides
 
     def _frame(self, left: dict[str, Any] | None) -> Frame:
         overrides = self._overrides if left is None else self._fused.brought(left)
-        return self._machine.frame(self._program, self._trampoline, self._home, overrides)
+        home = self._home
+        return Frame(self._machine, self._program, home.data, self._trampoline, home, overrides)
 
     def _given(self) -> list[Any] | None:
         fused, data = self._fused, self._home.data
@@ -335,15 +371,15 @@ class HotLoop(HotCode):
     def _follows(self, pc: int, left: dict[str, Any]) -> bool:
         if pc != self._fused.features.body:
             return False
-        machine, structure = self._machine, self._home.structure
+        structure = self._home.structure
         slot = structure.slots[self._program.routine.root]
         found = self._trampoline.next_iteration(structure, slot, left[self._fused.features.result])
         if found is None or self._trampoline.steps_left(self._counts_steps()) < 2:
             return False
         root, overrides = found
-        if not machine.is_prepared(structure, root, True, overrides):
+        program = self._programs.found(structure, root, True, overrides)
+        if program is None:
             return False
-        program = machine.program(structure, root, True, overrides)
         fused = program.fused
         if (
             not isinstance(fused, FusedRoutine)
@@ -363,17 +399,22 @@ class HotExpression(HotCode):
     __slots__ = ("_data",)
 
     def __init__(
-        self, machine: Machine, trampoline: Trampoline, program: Program, data: tuple[Any, ...]
+        self,
+        machine: FrameStrategy,
+        programs: Programs,
+        trampoline: Trampoline,
+        program: Program,
+        data: tuple[Any, ...],
     ) -> None:
-        super().__init__(machine, trampoline, program)
+        super().__init__(machine, programs, trampoline, program)
         self._data = data
 
     def _frame(self, left: dict[str, Any] | None) -> Frame:
         if left is not None:
             self._data = self._fused.data(left)
-        structure = self._program.plan.structure
-        frame = self._machine.evaluation(structure, structure.root, self._data, self._trampoline)
-        self._trampoline.returned = frame
+        trampoline = self._trampoline
+        frame = Frame(self._machine, self._program, self._data, trampoline, None, NO_OVERRIDES)
+        trampoline.returned = frame
         return frame
 
     def _given(self) -> list[Any] | None:
@@ -388,14 +429,3 @@ class HotExpression(HotCode):
 
     def _paused(self, left: dict[str, Any]) -> None:
         self._data = self._fused.data(left)
-
-
-_NO_CONSTANTS: Final = (Skipped, Deferred)
-
-
-def fused_or_reason(program: Program) -> FusedRoutine | str:
-    """The fused code of a program, or why there is none."""
-    try:
-        return fuse(program.plan.structure, program.routine)
-    except NotFusable as reason:
-        return str(reason)

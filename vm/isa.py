@@ -18,7 +18,7 @@ Notation: `R[dst] :=` writes a register, perhaps later; `skip` writes Skipped; `
 for a negative x, the literal K[~x].
 
 To add an instruction: add a class here, its first docstring line being its effect; give it a
-handler in machine.py (the import fails without); let the compiler emit it; add what must hold of
+handler in frame.py (the import fails without); let the compiler emit it; add what must hold of
 its operands to verify.py; `python -m pytest tests/test_isa.py --bless` writes docs/isa.md.
 """
 

@@ -32,10 +32,10 @@ LOOK: Final = 64  # rows between two looks at the clock, while they are fast
 SLOW: Final = 0.001  # seconds: after a batch that took longer, fewer rows come at a time
 FEWEST: Final = 2  # calls that are worth it
 
-_ONE: Final = 1  # the kinds of steps: a call with one argument,
-_MANY: Final = 2  # with several,
-_OTHER: Final = 3  # with none or with keywords;
-_BUILT: Final = 4  # a container
+ONE: Final = 1  # the kinds of steps: a call with one argument,
+MANY: Final = 2  # with several,
+OTHER: Final = 3  # with none or with keywords;
+BUILT: Final = 4  # a container
 
 Step = tuple[int, Callable[..., Any], Any, int]
 Cells = list[Any]
@@ -110,13 +110,13 @@ def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
     if isinstance(row, isa.Call):
         function = slot.task.func
         if len(row.args) == 1 and not row.kwargs:
-            return _ONE, function, row.args[0], row.dst
+            return ONE, function, row.args[0], row.dst
         if len(row.args) > 1 and not row.kwargs:
-            return _MANY, function, itemgetter(*row.args), row.dst
-        return _OTHER, _called(function, row.args, row.kwargs), None, row.dst
+            return MANY, function, itemgetter(*row.args), row.dst
+        return OTHER, _called(function, row.args, row.kwargs), None, row.dst
     if slot.kind is LIST and not slot.data and len(row.members) > 1:
-        return _BUILT, _listed(itemgetter(*row.members)), None, row.dst
-    return _BUILT, _built(slot, row.members), None, row.dst
+        return BUILT, _listed(itemgetter(*row.members)), None, row.dst
+    return BUILT, _built(slot, row.members), None, row.dst
 
 
 def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> Work[dict[int, list[int]]]:
@@ -144,13 +144,13 @@ def _dropping(step: Step, registers: tuple[int, ...]) -> Step:
     def drop_and_call(cells: Cells) -> Any:
         for register in registers:
             cells[register] = RELEASED
-        if kind == _ONE:
+        if kind == ONE:
             return function(cells[operands])
-        if kind == _MANY:
+        if kind == MANY:
             return function(*operands(cells))
         return function(cells)
 
-    return _BUILT if kind == _BUILT else _OTHER, drop_and_call, None, dst
+    return BUILT if kind == BUILT else OTHER, drop_and_call, None, dst
 
 
 def _called(function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Cells], Any]:

@@ -8,29 +8,43 @@ from typing import TYPE_CHECKING, Any
 from cascade.core.calls import is_control, is_ordinary
 from cascade.executors.executor import usual_class
 from cascade.vm import isa
+from cascade.vm.straight import LOOK, MANY, ONE, OTHER, SLOW, Cells, StraightCode
 
 if TYPE_CHECKING:
-    from cascade.vm.machine import Frame, Machine
-from cascade.vm.straight import _MANY, _ONE, _OTHER, LOOK, SLOW, Cells, StraightCode
+    from cascade.vm.frame import Frame, FrameStrategy
+    from cascade.vm.watch import Watch
 
 
 class StraightRun:
     """The straight rows of one frame being carried out, when its turn in plan order comes."""
 
-    __slots__ = ("_batch", "_cells", "_code", "_frame", "_machine", "_next", "_version", "place")
+    __slots__ = (
+        "_batch",
+        "_cells",
+        "_code",
+        "_frame",
+        "_machine",
+        "_next",
+        "_version",
+        "_watch",
+        "place",
+    )
 
     is_async = False
     is_mixed = False
 
-    def __init__(self, machine: Machine, frame: Frame, code: StraightCode) -> None:
+    def __init__(
+        self, machine: FrameStrategy, watch: Watch, frame: Frame, code: StraightCode
+    ) -> None:
         self.place = frame
         self._machine = machine
+        self._watch = watch
         self._frame = frame
         self._code = code
         self._cells: Cells = [*frame.registers, *reversed(frame.data)]
         self._next = 0
         self._batch = LOOK
-        self._version = machine.watch.version
+        self._version = watch.version
 
     @property
     def rank(self) -> int:
@@ -48,9 +62,8 @@ class StraightRun:
 
     def carry_out(self) -> None:
         """Go through the rows until the slice of time is over, or something comes up."""
-        machine, stop = self._machine, self._code.stop
-        watch = machine.watch
-        if self._version != watch.version and not machine.may_run(self._code.task_names):
+        machine, watch, stop = self._machine, self._watch, self._code.stop
+        if self._version != watch.version and not watch.allows(self._code.task_names):
             self.interpret()
             return
         self._version = watch.version
@@ -71,16 +84,16 @@ class StraightRun:
 
     def _carry_out_some(self, stop: int) -> bool:
         """Go through the rows up to `stop`; False if the frame had to go on elsewhere."""
-        cells, watch = self._cells, self._machine.watch
+        cells, watch = self._cells, self._watch
         pc = self._next - 1
         try:
             for kind, function, operands, dst in self._code.steps[self._next : stop]:
                 pc += 1
-                if kind == _ONE:
+                if kind == ONE:
                     value = function(cells[operands])
-                elif kind == _MANY:
+                elif kind == MANY:
                     value = function(*operands(cells))
-                elif kind == _OTHER:
+                elif kind == OTHER:
                     value = function(cells)
                 else:
                     cells[dst] = function(cells)
@@ -91,12 +104,19 @@ class StraightRun:
         except BaseException as error:
             self._hand_over(pc, is_begun=True)
             self._tell(pc)
-            self._frame.raised(self._frame.program.routine.code[pc], error)
-            self._machine.propagate()
+            self._raised(self._frame.program.routine.code[pc], error)
             return False
         self._tell(stop)
         self._next = stop
         return True
+
+    def _raised(self, row: isa.Instruction, error: BaseException) -> None:
+        frame = self._frame
+        if isinstance(row, isa.Invocation):
+            frame.raised(frame.begun(row), error)
+        else:
+            frame.failed(row, error)
+        self._machine.propagate()
 
     def _tell(self, stop: int) -> None:
         """Count the calls from the next row up to `stop` for whoever shows what the run does."""
@@ -111,9 +131,9 @@ class StraightRun:
 
     def _goes_on(self, pc: int, value: Any) -> bool:
         """The value of row `pc` is of another class than the last, or something has changed."""
-        machine, frame = self._machine, self._frame
-        if self._version == machine.watch.version and is_ordinary(value):
-            machine.watch.usual = usual_class(value)
+        watch, frame = self._watch, self._frame
+        if self._version == watch.version and is_ordinary(value):
+            watch.usual = usual_class(value)
             return True
         self._tell(pc)
         code = frame.program.routine.code
@@ -121,8 +141,8 @@ class StraightRun:
             self._hand_over_registers()  # nothing else of the frame is needed any more
         else:
             self._hand_over(pc, is_begun=True)
-        frame.came_back(code[pc], value)  # type: ignore[arg-type]
-        machine.propagate()
+        frame.came_back(frame.begun(code[pc]), value)  # type: ignore[arg-type]
+        self._machine.propagate()
         return False
 
     def _end(self) -> None:

@@ -1,4 +1,10 @@
-"""Whether code may run without asking whoever listens, limits or waits."""
+"""Whether code may run without asking whoever listens, limits or waits.
+
+Nobody needs to be asked while no subscriber hears of tasks and no constraint matches the tasks that
+the code calls. That may change within any call, since tasks may change constraints and subscribe.
+To ask after each call would cost about what a call costs, so nobody asks: the change itself empties
+the guards of the code that runs, and the comparison it makes anyway fails.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +17,10 @@ from cascade.core.calls import is_ordinary
 from cascade.executors.executor import usual_class
 from cascade.graph.quick_key import is_literal
 from cascade.graph.structure import PLAIN
-from cascade.vm.fused import NO_SITES, FusedRoutine, Linked
+from cascade.vm.fused import NONE_WRAPPED, FusedRoutine, Linked
 
 if TYPE_CHECKING:
     from cascade.core.run import Run
-    from cascade.vm.machine import Machine
-
 
 MOST_KEPT: Final = 256  # answers, and linked codes, that one run keeps: it may meet any number
 Turns = tuple[tuple[int, ...], int]
@@ -26,7 +30,7 @@ class Watch:
     """What one run has to hear of while fused code runs in it."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        self.run = run
         self.version = 0
         self.usual: type[Any] | None = None  # the class of the last ordinary value, as a guard
         self._running: dict[Linked, int] = {}
@@ -45,7 +49,7 @@ class Watch:
         """Whether tasks of these names may be called without asking anybody."""
         if self._allowed.get(task_names) == self.version:
             return True
-        run = self._run
+        run = self.run
         limits = run.services.gate.limits
         if run.bus.hears_tasks or any(limits(name) for name in task_names):
             return False
@@ -75,10 +79,10 @@ class Watch:
 
 
 def guards(
-    machine: Machine, fused: FusedRoutine, sites: Mapping[int, Callable[..., Any]] = NO_SITES
+    watch: Watch, fused: FusedRoutine, wrapped: Mapping[int, Callable[..., Any]] = NONE_WRAPPED
 ) -> Linked:
-    """Fused code with the guards of one run, and with sites for its calls if they are observed."""
-    run, watch = machine.run, machine.watch
+    """Fused code with the guards of one run; `wrapped` are called instead of functions, by row."""
+    run = watch.run
     tier = run.services.fused_tier
 
     def own() -> Linked:
@@ -134,6 +138,6 @@ def guards(
         return is_literal(value)
 
     asked = (leave, pace_async if fused.features.is_async else pace, usual, literal)
-    linked = fused.linked(asked, sites)
+    linked = fused.linked(asked, wrapped)
     reference = ref(linked)  # the code must not keep itself alive
     return linked

@@ -18,7 +18,7 @@ import cascade as cs
 from cascade.core.services import FusedTier
 from cascade.testing import virtual_time
 from cascade.testing.agreement import Observation, Recorder, difference
-from cascade.vm import machine
+from cascade.vm.frame import HANDLERS
 from cascade.vm.isa import TABLE
 from programs import CONSTRUCTS, Program, excludes, seeded
 
@@ -34,7 +34,7 @@ os.environ["CASCADE_DIFFERENTIAL"] = "7"
 def counted_instructions() -> Iterator[Counter[str]]:
     """How often each instruction fires meanwhile, by mnemonic."""
     executed: Counter[str] = Counter()
-    handlers: Any = machine.HANDLERS
+    handlers: Any = HANDLERS
     before = dict(handlers)
 
     def counted(mnemonic: str, handler: Any) -> Any:

@@ -1,8 +1,9 @@
 """Calls of fused code while somebody listens to its tasks, or while constraints match them.
 
-The code stays the same; its tasks are bound to sites that do around each call what the interpreter
-does: ask the gate, announce the attempt, tell how it ended, give back what it held. A call that the
-gate does not admit at once leaves the code before it is made (`Leave`).
+The code stays the same; in place of its tasks' functions stand wrapped ones, which do around each
+call what the interpreter does: ask the gate, announce the attempt, publish how it ended, give back
+what it held. A call that the gate does not admit at once leaves the code before it is made
+(`Leave`): only the interpreter can have a call wait.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cascade.workflow.expressions import NO_KWARGS
 if TYPE_CHECKING:
     from cascade.core.run import Run
     from cascade.graph.structure import Slot
-    from cascade.vm.machine import Frame
+    from cascade.vm.frame import Frame
 
 NO_AMOUNTS: Mapping[str, Any] = {}
 
@@ -29,7 +30,7 @@ class Leave(Exception):
 
 
 class NamedCall(Call):
-    """A call whose id is known: it is told of in each iteration."""
+    """A call whose id is known: it is published in each iteration."""
 
     __slots__ = ("known_id",)
     known_id: str
@@ -40,10 +41,18 @@ class NamedCall(Call):
         return self.known_id
 
 
-class Site:
-    """One call of fused code. `is_told` says that its last attempt was told to have ended."""
+class WrappedCall:
+    """One call of fused code. `has_finished`: all have heard that its last attempt has ended."""
 
-    __slots__ = ("_gated", "_processor", "_run", "_usual", "call", "is_told", "others_are_ready")
+    __slots__ = (
+        "_call",
+        "_gated",
+        "_processor",
+        "_run",
+        "_usual",
+        "has_finished",
+        "others_are_ready",
+    )
 
     def __init__(self, run: Run, frame: Frame, slot: Slot) -> None:
         self._run = run
@@ -52,21 +61,27 @@ class Site:
         # Tells the code that others are ready, whose turn may be before the next call's.
         self.others_are_ready: WeakMethod[Callable[[], object]] | None = None
         rank = frame.rank(slot.index)
-        self.call = NamedCall(frame, slot.index, rank, slot, (), NO_KWARGS, NO_AMOUNTS)
-        self.call.known_id = frame.task_id(slot.index)
-        self.is_told = False
+        self._call = NamedCall(frame, slot.index, rank, slot, (), NO_KWARGS, NO_AMOUNTS)
+        self._call.known_id = frame.task_id(slot.index)
+        self.has_finished = False
         self._usual: type[Any] | None = None  # the class of the last value that was no awaitable
 
-    def bound(self) -> Callable[..., Any]:
+    def function(self) -> Callable[..., Any]:
         """What stands for the task's function in the code."""
-        return self._awaited if self.call.slot.task.is_async else self._called
+        return self._awaited if self._call.slot.task.is_async else self._called
+
+    def handed_to(self, call: Call) -> Call:
+        """The interpreter's own `call` of this row, which goes on from where this one is."""
+        call.started = self._call.started
+        call.ticket, self._call.ticket = self._call.ticket, None
+        return call
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        call = self.call
+        call = self._call
         call.args = args
         call.kwargs = kwargs
         call.attempt = 1
-        self.is_told = False
+        self.has_finished = False
         if self._gated:
             if not self._processor.admit_now(call):
                 raise Leave
@@ -76,7 +91,7 @@ class Site:
 
     def _tell_others_are_ready(self) -> None:
         tell = None if self.others_are_ready is None else self.others_are_ready()
-        if tell is not None:
+        if tell is not None:  # else the code is gone, and nobody runs it
             tell()
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +100,7 @@ class Site:
         if value.__class__ is self._usual or not is_awaitable(value):
             self._usual = usual_class(value)
             self._processor.finished(call, "Succeeded", None)
-            self.is_told = True
+            self.has_finished = True
         return value
 
     async def _awaited(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,5 +116,5 @@ class Site:
             raise
         processor.finished(call, "Succeeded", None)
         processor.give_back(call)
-        self.is_told = True
+        self.has_finished = True
         return value
