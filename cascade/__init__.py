@@ -60,6 +60,7 @@ from cascade.workflow.expressions import (
     MappedLazyResult,
     Router,
     TailCall,
+    unmapped,
 )
 from cascade.workflow.flow import bind, pipeline, select_jump, sequence
 from cascade.workflow.inputs import Env, Param
@@ -154,6 +155,7 @@ __all__ = [
     "sequence",
     "task",
     "to_json",
+    "unmapped",
     "visualize",
 ]
 

@@ -297,3 +297,189 @@ def test_items_run_in_the_tasks_mode(run, mode):
     """Items of a sync Task run in its mode."""
     doubled = cs.task(lambda x: 2 * x, mode=mode, name="doubled")
     assert run(doubled.map(x=range(20))) == list(range(0, 40, 2))
+
+
+@cs.task
+def three(x, y=0, *, z=0, **more):
+    return (x, y, z, more) if more else (x, y, z)
+
+
+class Shop:
+    def __init__(self, name):
+        self.name = name
+
+    @cs.task
+    def price(self, item, currency="EUR"):
+        return f"{self.name} {item} {currency}"
+
+
+@cs.resource
+def discount():
+    yield 5
+
+
+UNMAPPED = {
+    "a value": (lambda: pair.map(x=[1, 2], y=cs.unmapped(5)), [(1, 5), (2, 5)]),
+    "the first": (lambda: pair.map(x=cs.unmapped(5), y=[1, 2]), [(5, 1), (5, 2)]),
+    "a list": (lambda: pair.map(x=[1, 2], y=cs.unmapped([7])), [(1, [7]), (2, [7])]),
+    "a str": (lambda: pair.map(x=[1, 2], y=cs.unmapped("ab")), [(1, "ab"), (2, "ab")]),
+    "None": (lambda: pair.map(x=[1], y=cs.unmapped(None)), [(1, None)]),
+    "an expression": (
+        lambda: pair.map(x=[1, 2], y=cs.unmapped(items())),
+        [(1, [1, 2, 3]), (2, [1, 2, 3])],
+    ),
+    "a map": (lambda: pair.map(x=[1], y=cs.unmapped(value.map(given=[1, 2]))), [(1, [1, 2])]),
+    "within": (lambda: pair.map(x=[1], y=cs.unmapped({"k": [value(1), 2]})), [(1, {"k": [1, 2]})]),
+    "a Param": (lambda: pair.map(x=[1], y=cs.unmapped(cs.Param("p", 3, type=int))), [(1, 3)]),
+    "a resource": (
+        lambda: pair.map(x=[1, 2], y=cs.unmapped(cs.inject("discount"))),
+        [(1, 5), (2, 5)],
+    ),
+    "an iterable expression": (
+        lambda: pair.map(x=items(), y=cs.unmapped(1)),
+        [(1, 1), (2, 1), (3, 1)],
+    ),
+    "a keyword": (lambda: three.map(x=[1], z=cs.unmapped(2)), [(1, 0, 2)]),
+    "more keywords": (
+        lambda: three.map(x=[1], w=cs.unmapped(2), v=[3]),
+        [(1, 0, 0, {"w": 2, "v": 3})],
+    ),
+    "a method": (lambda: Shop("A").price.map(item=["b"], currency=cs.unmapped("USD")), ["A b USD"]),
+    "no items": (lambda: pair.map(x=[], y=cs.unmapped(5)), []),
+    "a Router": (lambda: pair.map(x=[1], y=cs.unmapped(cs.Router("a", {"a": value(4)}))), [(1, 4)]),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), UNMAPPED.values(), ids=UNMAPPED)
+def test_an_unmapped_argument_is_given_whole_to_every_item(run, make, expected):
+    """`cs.unmapped(value)` is the same argument for all items, whatever it is."""
+    assert run(make(), resources=[discount]) == expected
+    assert run([make(), {"k": make()}], resources=[discount]) == [expected, {"k": expected}]
+    assert run(make().copy(), resources=[discount]) == expected
+
+
+def test_an_unmapped_value_is_the_same_object(run):
+    """A literal is data: every item is given the object itself."""
+    thing = [object()]
+    first, second = run(pair.map(x=[1, 2], y=cs.unmapped(thing)))
+    assert first[1] is second[1] is thing
+
+
+def test_an_unmapped_expression_is_computed_once(run, log):
+    """It is a node like any other, demanded when the map is, for all its items."""
+    task = attempts(log, 0)
+    shared = task("shared")
+    assert run([shared, pair.map(x=range(4), y=cs.unmapped(shared))])[1][3] == (3, "shared")
+    assert log == ["shared"]
+
+
+def test_a_skipped_unmapped_argument_skips_the_map(run, log):
+    """It is needed as any argument is."""
+    task = attempts(log, 0)
+    with pytest.raises(cs.DependencyMissingError, match="its y depends on value"):
+        run(pair.map(x=[task(1)], y=cs.unmapped(value(2).run_if(False))))
+
+
+def test_policies_and_loops_over_unmapped_arguments(run, log):
+    """Retries, tail calls of an item and iterations around the map give the same value again."""
+
+    @cs.task
+    def down(n, log, step):
+        log.append((n, step))
+        return cs.TailCall((n - 1,)) if n else step
+
+    assert run(down.map(n=[1, 0], log=cs.unmapped(log), step=cs.unmapped(value(3)))) == [3, 3]
+    assert sorted(log) == [(0, 3), (0, 3), (1, 3)]
+
+    @cs.task
+    def total(values, n):
+        return cs.Jump("again", {"n": n - 1}) if n else sum(sum(pair) for pair in values)
+
+    loop = total(pair.map(x=[1, 2], y=cs.unmapped(value(5))), 40)
+    assert run(cs.bind(loop, cs.select_jump({"again": loop}))) == 13
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: pair.map(x=cs.unmapped(1)), r"no items; write pair\(x=\.\.\.\)"),
+        (lambda: pair.map(x=cs.unmapped([1]), y=cs.unmapped(2)), r"write pair\(x=\.\.\., y="),
+        (lambda: Shop("A").price.map(item=cs.unmapped(1)), r"write price\(item=\.\.\.\)"),
+        (lambda: pair.map(x=[1], q=cs.unmapped(1)), r"names no parameter 'q'"),
+        (lambda: pair.map(y=[1]), r"cs\.unmapped\(value\), for each of 'x'"),
+        (lambda: pair.map(x=[1], y=5), r"y=cs\.unmapped"),
+        (lambda: pair.map(x="abc"), r"cs\.unmapped"),
+        (lambda: pair.map(cs.unmapped(1)), r"by parameter name"),
+    ],
+)
+def test_a_map_says_what_to_write(make, told):
+    """Nothing to take item by item, or a value that is no iterable, is a `TypeError`."""
+    with pytest.raises(TypeError, match=told):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pair(cs.unmapped(1)),
+        lambda: pair.map(x=[cs.unmapped(1)]),
+        lambda: pair.map(x=[1], y=cs.unmapped(cs.unmapped(1))),
+        lambda: pair(1).run_if(cs.unmapped(1)),
+        lambda: pair(1).after(cs.unmapped(1)),
+        lambda: cs.Router("a", {"a": cs.unmapped(1)}),
+        lambda: cs.unmapped(1),
+        lambda: [cs.unmapped(1)],
+    ],
+)
+def test_unmapped_is_for_arguments_of_maps(run, log, make):
+    """Anywhere else it is a `TypeError` before anything runs."""
+    task = attempts(log, 0)
+    with pytest.raises(TypeError, match=r"<unmapped 1> stands where .* task\.map\("):
+        run([task(1), make()])
+    assert log == []
+
+
+def test_what_is_unmapped_is_structure(inside, use_vm):
+    """One plan serves all values; whether an argument is taken whole is told apart."""
+    engine = cs.Engine()
+    lists = [[[1, 2], [3]], [[1], [2]]]
+    whole = [pair.map(x=[1, 2], y=cs.unmapped(y)) for y in (*lists, [5])]
+    taken = pair.map(x=[1, 2], y=[3, 4])
+
+    async def main():
+        for mapped in whole:
+            await engine.run(mapped, use_vm=use_vm)
+        return await engine.run(taken, use_vm=use_vm)
+
+    assert inside(main) == [(1, 3), (2, 4)]
+    assert (engine.statistics().plan_misses, engine.statistics().plan_hits) == (2, 2)
+
+
+def test_pure_maps_with_equal_unmapped_arguments_are_one_node(run, log):
+    """Equal arguments, taken alike, make one node of a pure Task's maps; others are two."""
+
+    @cs.task(pure=True)
+    def note(x, y=0):
+        log.append(x)
+        return (x, y)
+
+    same = [note.map(x=(1,), y=cs.unmapped(5)), note.map(x=(1,), y=cs.unmapped(5))]
+    assert run(same) == [[(1, 5)]] * 2
+    assert run([note.map(x=(1,)), note.map(x=(1,), y=cs.unmapped(0))]) == [[(1, 0)]] * 2
+    assert len(log) == 2
+    run([note.map(x=(1,), y=cs.unmapped((5,))), note.map(x=(1,), y=(5,))])
+    assert len(log) == 4
+
+
+def test_unmapped_arguments_in_graphs_descriptions_and_pictures():
+    """They are data edges by argument; the iterables of a map are told apart from them."""
+    mapped = pair.map(x=value([1]), y=cs.unmapped(value(2)))
+    built = cs.build_graph(mapped)
+    edges = [(edge.source.id, edge.kind, edge.argument) for edge in built.graph.edges]
+    assert edges == [("value#0", "data", "x"), ("value#1", "data", "y")]
+    assert built.data == ([1], 2)
+    (node,) = [each for each in cs.to_json(mapped)["nodes"] if each["kind"] == "map"]
+    assert node["iterables"] == ["x"]
+    assert "map over x" in str(cs.visualize(mapped))
+    assert "map over x, y" not in str(cs.visualize(mapped))
+    assert "pair" in cs.disassemble(mapped)

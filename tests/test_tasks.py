@@ -589,7 +589,7 @@ def test_all_other_names_are_names(run, name, other):
         (lambda lazy, task: lazy.with_retries(3), "did you mean 'with_retry'?"),
         (lambda lazy, task: lazy.map(n=[1]), "a map is made by the task, without a call: task.map"),
         (lambda lazy, task: task.map([1]), "by parameter name; write task.map(n=...)"),
-        (lambda lazy, task: task.map(n=3), "cs.task(functools.partial(task.func, n=...))"),
+        (lambda lazy, task: task.map(n=3), "write n=cs.unmapped(...) for a value"),
         (lambda lazy, task: cs.Router("a", {"a": 1}).run_if, "has no attribute 'run_if'"),
         (lambda lazy, task: cs.run(lazy, system_resources=["gpu"]), "a dict of amounts by name"),
         (lambda lazy, task: lazy.run_if(task), "is a task, not a call of one"),

@@ -43,7 +43,8 @@ PAGES = (
         "conditions](../how-to/maps-routers-conditions.md), [retries, timeouts, "
         "caching](../how-to/retries-timeouts-caching.md). Why: [demand](../explanation/demand.md).",
         (
-            *("task", "Task", "LazyResult", "MappedLazyResult", "Router", "Param", "Env"),
+            *("task", "Task", "LazyResult", "MappedLazyResult", "unmapped", "Router"),
+            *("Param", "Env"),
             *("parameters", "sequence", "pipeline", "bind", "select_jump", "JumpSelector"),
             *("Jump", "TailCall", "RetryPolicy"),
             *("CachePolicy", "Hit", "InMemoryCache", "FileExistenceCache"),

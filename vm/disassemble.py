@@ -8,7 +8,7 @@ from typing import Any, Final
 from cascade.graph.plan import Plan
 from cascade.graph.structure import Slot
 from cascade.vm.blueprint import Blueprint, Routine
-from cascade.vm.isa import Branch, Choose, Instruction, Outer, Producer
+from cascade.vm.isa import Branch, Choose, Instruction, Map, Outer, Producer
 
 _PLAIN: Final = (int, float, str, bytes, bool, type(None))
 _LONGEST: Final = 40  # characters of a literal
@@ -97,6 +97,8 @@ class _Meaning:
         if isinstance(instruction, Choose):
             default = () if slot.default is None else ("default",)
             return f"{name} {', '.join([*map(_plain, slot.routes), *default])}"
+        if isinstance(instruction, Map):
+            return f"{name} over {', '.join(slot.iterables)}"
         if isinstance(instruction, Outer):
             return f"{slot.name} around the loop"
         return name

@@ -33,6 +33,7 @@ from cascade.workflow.expressions import (
     MappedLazyResult,
     Policies,
     Router,
+    Unmapped,
 )
 from cascade.workflow.inputs import Env, Param
 from cascade.workflow.resources import Injected
@@ -202,6 +203,11 @@ class _Walk:
             self._add(expression, (RESOURCE, expression.name))
         elif kind is Param or kind is Env:
             self._add(expression, (PARAM, self._literal(expression)))
+        elif kind is Unmapped:
+            raise TypeError(
+                f"{expression!r} stands where it is not an argument of a map; cs.unmapped is for "
+                "task.map(parameter=cs.unmapped(value)), write the value itself here"
+            )
         else:
             raise TypeError(f"{expression!r} is no expression that Cascade knows")
 

@@ -385,6 +385,37 @@ class MappedLazyResult(Lazy[list[T]], Generic[T]):
         self.policies = None
 
 
+class Unmapped(Expression[T_co]):
+    """What `cs.unmapped` makes: an argument of `.map` that is no iterable of items."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def _described(self) -> str:
+        return "cs.unmapped(...)"
+
+    def __repr__(self) -> str:
+        return f"<unmapped {brief(self.value)}>"
+
+
+def unmapped(value: Any) -> Unmapped[Any]:
+    """An argument of `.map` that every item is given whole, where others are taken item by item.
+
+    `value` is anything that an argument can be: a str or list too, or an expression, which is
+    computed once. Anywhere but as an argument of `.map` it is a `TypeError`, before anything runs.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def join(separator, words):
+    ...     return separator.join(words)
+    >>> cs.run(join.map(separator=[" ", "-"], words=cs.unmapped(["a", "b"])))
+    ['a b', 'a-b']
+    """
+    return Unmapped(value)
+
+
 class Router(Expression[T_co]):
     """The value of the route that the selector's value names; the other routes never run.
 

@@ -37,6 +37,7 @@ from cascade.workflow.expressions import (
     LazyResult,
     MappedLazyResult,
     TailCall,
+    Unmapped,
     unknown_names,
 )
 
@@ -131,8 +132,9 @@ class Task(Generic[P, R]):
         """The list of the task's values for each item of the iterables, taken together.
 
         Iterables, or expressions that give one, by parameter name, of equal length. An iterator
-        is read into a tuple here. Raises `TypeError` for what cannot be iterated (str and bytes
-        too) and for names that do not fit the signature, `ValueError` for different lengths.
+        is read into a tuple here. `cs.unmapped(value)` is given whole to every item. Raises
+        `TypeError` for what cannot be iterated (str and bytes too), for names that do not fit the
+        signature and if nothing is an iterable, `ValueError` for different lengths.
 
         >>> import cascade as cs
         >>> @cs.task
@@ -517,11 +519,20 @@ def _refuse_positional(task: Task[..., Any], given: Sequence[object], skip: int 
 
 
 def _mapped(
-    task: Task[..., Any], iterables: Mapping[str, Any], constants: Mapping[str, Any]
+    task: Task[..., Any], given: Mapping[str, Any], receiver: Mapping[str, Any]
 ) -> MappedLazyResult[Any]:
-    if not iterables:
+    whole = {name: each.value for name, each in given.items() if type(each) is Unmapped}
+    constants = {**receiver, **whole}
+    iterables = {name: each for name, each in given.items() if name not in whole}
+    if not given:
         raise TypeError(f"{task.name}.map() needs at least one iterable, by parameter name")
     bound = task.override((), {**constants, **iterables}, "map()", is_method=False)
+    if not iterables:
+        by_name = ", ".join(f"{name}=..." for name in whole)
+        raise TypeError(
+            f"{task.name}.map() is given nothing but cs.unmapped(...), so there are no items; "
+            f"write {task.name}({by_name}) for one call, or give an iterable beside it"
+        )
     read = {name: _read_iterable(task, name, given) for name, given in iterables.items()}
     lengths = {
         name: len(given)
@@ -548,7 +559,9 @@ def _defaults_of(task: Task[..., Any], given: Mapping[str, Any]) -> dict[str, An
             rest[parameter.name] = parameter.default
     if missing:
         names = ", ".join(map(repr, missing))
-        raise TypeError(f"{task.name}.map() needs an iterable for each of {names}")
+        raise TypeError(
+            f"{task.name}.map() needs an iterable, or cs.unmapped(value), for each of {names}"
+        )
     return rest
 
 
@@ -564,7 +577,7 @@ def check_iterable(task_name: str, name: str, given: Any) -> None:
     if isinstance(given, str | bytes | bytearray):
         raise TypeError(
             f"{task_name}.map({name}={brief(given)}) would take single characters; "
-            "pass a list of whole items"
+            "pass a list of whole items, or cs.unmapped(...) to give it whole to every item"
         )
     try:
         iter(given)
@@ -575,9 +588,8 @@ def check_iterable(task_name: str, name: str, given: Any) -> None:
                 f"write {given.name}(...)"
             ) from None
         raise TypeError(
-            f"{task_name}.map({name}=...) needs an iterable, not {type(given).__name__}; a value "
-            "that is the same for all items is a default of the task, or is bound: "
-            f"cs.task(functools.partial({task_name}.func, {name}=...)).map(...)"
+            f"{task_name}.map({name}=...) needs an iterable, not {type(given).__name__}; "
+            f"write {name}=cs.unmapped(...) for a value that is the same for all items"
         ) from None
 
 

@@ -496,6 +496,8 @@ class Builder:
                 return Pair(*[self.part(each) for each in value])
             case "dict":
                 return {key: self.part(each) for key, each in value}
+            case "unmapped":
+                return cs.unmapped(self.part(value))
             case "param":
                 return declared(value)
             case "env":

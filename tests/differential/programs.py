@@ -5,7 +5,8 @@ expressions anew for each run (``building.py``). `draw(choose)` draws one: `choo
 number from 0 to n - 1, and 0 is the simplest choice; it may come from a seed or from hypothesis.
 
 A **part** is what may stand as an argument: ("lit", value), ("node", index), ("list" | "tuple" |
-"named", parts), ("dict", ((key, part), ...)), ("param" | "env" | "inject", name).
+"named", parts), ("dict", ((key, part), ...)), ("param" | "env" | "inject", name), and for a map
+("unmapped", part).
 
 What a task does is (uid, deeds, what, ...). A **deed**, done before `what`, is a number of seconds
 to wait, ("native", name, is_caught) to use a primitive of the event loop, ("change", change) to
@@ -123,8 +124,9 @@ CONSTRUCTS = (
     *("threaded", "threaded_pure", "processed", "shared", "twins"),
     *("list", "tuple", "named", "dict", "nested", "param", "env", "resource"),
     *(f"inject {name}" for name in RESOURCES),
-    *("map", "map over a container", "item_sync", "item_pure", "item_co", "item_co_pure"),
-    *("item_threaded", "item_processed", "router", "router default", "sequence", "pipeline"),
+    *("map", "map over a container", "unmapped"),
+    *("item_sync", "item_pure", "item_co", "item_co_pure", "item_threaded", "item_processed"),
+    *("router", "router default", "sequence", "pipeline"),
     *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
     *(f"retry on {on}" for on in ON),
     *(f"retry delay {delay}" for delay in DELAYS),
@@ -433,6 +435,10 @@ class Drawing:
         args = [("x", items)]
         if self.chance(25):
             args.append(("y", items if self.chance(70) else self.items()[0]))
+        elif self.chance(25):
+            self.mark("unmapped")
+            whole = ("unmapped", self.part(1))
+            args = [("x", items), ("y", whole)] if self.chance(80) else [("x", whole), ("y", items)]
         do = self.action(task, None, are_different)
         return Node("map", task, do, tuple(args), self.chain(task, do))
 
@@ -709,6 +715,8 @@ def within(part: Part) -> list[int]:
             return [index for each in value for index in within(each)]
         case "dict":
             return [index for _, each in value for index in within(each)]
+        case "unmapped":
+            return within(value)
     return []
 
 

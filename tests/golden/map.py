@@ -23,5 +23,5 @@ value = [2, 4, 6]
 # Listing
 # add: 1 register
 #    0  @0  call    r0, t0, ()                    ; numbers#0
-#    1  @0  map     r0, t1, (x=k0, y=r0)          ; add#1  <list>
+#    1  @0  map     r0, t1, (x=k0, y=r0)          ; add#1 over x, y  <list>
 #    2  @0  return  r0

@@ -73,6 +73,7 @@ assert_type(client.put("a", client.get("b")), cs.LazyResult[bool])
 assert_type(fetch.map(page=range(3)), cs.MappedLazyResult[str])
 assert_type(parse.map(text=fetch.map(page=[1, 2])), cs.MappedLazyResult[list[str]])
 assert_type(client.get.map(key=["a"]), cs.MappedLazyResult[bytes])
+assert_type(fetch.map(page=[1], retries=cs.unmapped(double(2))), cs.MappedLazyResult[str])
 assert_type(cs.run(fetch.map(page=range(3))), list[str])
 
 # Chain methods keep the type.

@@ -51,6 +51,8 @@ cs.task(3)  # error
 cs.task(double.func, mode="fork")  # error
 cs.task(double.func, modes="thread")  # error
 double.map([1, 2])  # error
+double.map(cs.unmapped(1))  # error
+mapped: cs.MappedLazyResult[str] = double.map(x=cs.unmapped(1))  # error
 lazy.with_retry(max_attempts="3")  # error
 lazy.with_retry(attempts=3)  # error
 lazy.with_retry(on="OSError")  # error
