@@ -1,8 +1,8 @@
 """Write docs/reference/ from the signatures and docstrings of the public names.
 
 PAGES below is the one place that says which name stands on which page. A new public name gets its
-place there; tests/test_reference.py fails for one that has none, and for pages that are not up to
-date. `make docs` writes them.
+place there; tests/house/test_reference.py fails for one that has none, and for pages that are not
+up to date. `make docs` writes them.
 """
 
 import inspect

@@ -14,7 +14,7 @@ def document() -> str:
     rows = "\n".join(_row(kind) for kind in isa.TABLE.values())
     return (
         "# The instruction set\n\n"
-        "This page is made from `vm/isa.py` by `python -m pytest tests/test_isa.py --bless`.\n\n"
+        "This page is made from `vm/isa.py` by `python -m pytest tests/vm/test_isa.py --bless`.\n\n"
         f"{model}\n\n"
         "| instruction | operands | effect |\n| --- | --- | --- |\n"
         f"{rows}\n"

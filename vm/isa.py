@@ -19,7 +19,7 @@ for a negative x, the literal K[~x].
 
 To add an instruction: add a class here, its first docstring line being its effect; give it a
 handler in frame.py (the import fails without); let the compiler emit it; add what must hold of
-its operands to verify.py; `python -m pytest tests/test_isa.py --bless` writes docs/isa.md.
+its operands to verify.py; `python -m pytest tests/vm/test_isa.py --bless` writes docs/isa.md.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-PEERS = Path(__file__).parent.parent / "bench" / "peers"
+PEERS = Path(__file__).parents[2] / "bench" / "peers"
 
 
 @pytest.fixture

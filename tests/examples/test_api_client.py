@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "api_client.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "api_client.py"
 
 
 def test_the_limits_are_never_exceeded(backend: str, use_vm: bool) -> None:

@@ -89,7 +89,7 @@ CONTRACT = {
     "cascade.compiler": "BlueprintBuilder",
 }
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 

@@ -1,7 +1,7 @@
 """The types that a user's type checker finds, by mypy --strict and by pyright.
 
-tests/typing/accepted.py states them with `assert_type`; in tests/typing/refused.py each wrong use
-is a line marked `# error`. Each checker reads both once, against a link tree of its own.
+typing/accepted.py states them with `assert_type`; in typing/refused.py each wrong use is a line
+marked `# error`. Each checker reads both once, against a link tree of its own.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ROOT / "tests" / "typing"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(__file__).parent / "typing"
 NAMES = ("accepted.py", "refused.py")
 LINKTREE = runpy.run_path(str(ROOT / "tools" / "linktree.py"))
 

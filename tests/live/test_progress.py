@@ -866,7 +866,7 @@ def test_durations_are_told_like_a_clock(seconds, text):
 
 def test_the_image_of_the_docs_shows_what_progress_shows_today(tmp_path: Path) -> None:
     """`docs/images/progress.svg` is what `tools/progress_image.py` draws, to the byte."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     drawn = tmp_path / "progress.svg"
     tool = root / "tools" / "progress_image.py"
     subprocess.run([sys.executable, "-P", tool, drawn], check=True, timeout=150)

@@ -1,6 +1,6 @@
-"""Listings: each program in tests/golden carries its listing as its trailing comment.
+"""Listings: each program in tests/compiler/golden carries its listing as its trailing comment.
 
-`pytest tests/test_golden.py --bless` writes the listings anew (refused where CI is set).
+`pytest tests/compiler/test_golden.py --bless` writes the listings anew (refused where CI is set).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from cascade.pictures.drawing import MOST_LINES, MOST_SHAPES, draw
 from cascade.pictures.layout import GAP, MOST_POINTS, Box, Link, lay_out
 from programs import seeded
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = "a<b>&\"'`|\\ #35; end; {x}\x01"
 

@@ -1,6 +1,6 @@
 """One engine in a FastAPI application: requests share limits, and a request takes its run along.
 
-docs/how-to/fastapi.md is run by tests/test_docs.py; here are the laws that it relies on, with
+docs/how-to/fastapi.md is run by tests/house/test_docs.py; here are the laws that it relies on, with
 requests through the real application, in process.
 """
 

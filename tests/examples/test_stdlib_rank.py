@@ -17,7 +17,7 @@ from networkx.algorithms.link_analysis.pagerank_alg import _pagerank_python
 
 import cascade as cs
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "stdlib_rank.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "stdlib_rank.py"
 
 SOURCES: dict[str, str | bytes] = {
     "alone.py": "",

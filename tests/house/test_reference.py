@@ -12,7 +12,7 @@ import pytest
 import cascade as cs
 import cascade.testing
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOOL: dict[str, Any] = runpy.run_path(str(ROOT / "tools" / "reference.py"))
 PAGES: dict[str, str] = TOOL["Reference"]().pages
 

@@ -12,7 +12,7 @@ import pytest
 from cascade.testing import assert_strategies_agree
 
 pytest_plugins = ["pytester"]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # The plugins for async tests that a project may have beside anyio's, which comes with Cascade.
 ASYNC_PLUGINS = ("asyncio", "trio")

@@ -11,7 +11,7 @@ from cascade.vm import frame, isa
 from cascade.vm.document import document
 from cascade.vm.frame import HANDLERS
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "isa.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "isa.md"
 
 
 def test_every_instruction_has_a_handler() -> None:
