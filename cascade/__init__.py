@@ -36,6 +36,7 @@ from cascade.events import (
     TaskEvent,
     TaskExecutionFinished,
     TaskExecutionStarted,
+    TaskRecovered,
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
@@ -64,6 +65,7 @@ from cascade.workflow.expressions import (
 )
 from cascade.workflow.flow import bind, pipeline, select_jump, sequence
 from cascade.workflow.inputs import Env, Param
+from cascade.workflow.outcome import Outcome
 from cascade.workflow.resources import ResourceDefinition, inject, resource
 from cascade.workflow.retry import RetryPolicy
 from cascade.workflow.task import Task, task
@@ -105,6 +107,7 @@ __all__ = [
     "MissingParameterError",
     "NativeSolver",
     "Node",
+    "Outcome",
     "Param",
     "Picture",
     "Progress",
@@ -130,6 +133,7 @@ __all__ = [
     "TaskEvent",
     "TaskExecutionFinished",
     "TaskExecutionStarted",
+    "TaskRecovered",
     "TaskRetrying",
     "TaskSkipped",
     "TaskStalled",

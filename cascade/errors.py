@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import ClassVar
 
 from cascade.plain import brief
 
@@ -36,8 +37,21 @@ def add_note(error: BaseException, note: str) -> None:
         return
 
 
+def add_cause(error: BaseException, cause: BaseException) -> None:
+    """`cause` led to `error`, unless `error` names another cause."""
+    if error is not cause and error.__cause__ is None:
+        # Not `error.__cause__ = ...`, which a frozen dataclass refuses.
+        BaseException.__setattr__(error, "__cause__", cause)
+
+
 class CascadeError(Exception):
-    """The base of every error that Cascade itself raises."""
+    """The base of every error that Cascade itself raises.
+
+    `ends_run` tells whether it ends the run whatever retry, fallback or `.settled()` are given:
+    then something is wrong with the program, and not with what a task met.
+    """
+
+    ends_run: ClassVar[bool] = True
 
 
 class CycleError(CascadeError, ValueError):
@@ -270,6 +284,8 @@ class DeadlockError(CascadeError, RuntimeError):
 class StepLimitError(CascadeError, RuntimeError):
     """A loop reached `max_steps` executions and wanted another one."""
 
+    ends_run = False
+
     def __init__(self, loop: str, max_steps: int, data: object) -> None:
         self.loop = loop
         self.max_steps = max_steps
@@ -285,6 +301,8 @@ class StepLimitError(CascadeError, RuntimeError):
 
 class TaskTimeoutError(CascadeError, TimeoutError):
     """An attempt of a task took longer than its `with_timeout` allows."""
+
+    ends_run = False
 
     def __init__(self, task_name: str, seconds: float) -> None:
         self.task_name = task_name

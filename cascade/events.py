@@ -112,6 +112,16 @@ class TaskRetrying(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRecovered(TaskEvent):
+    """The last attempt failed with `error`, and the node, or item, has a value all the same.
+
+    That of its fallback, which may be still to come, or a `cs.Outcome`.
+    """
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSkipped(TaskEvent):
     """The task does not run; `reason` says why.
 

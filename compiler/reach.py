@@ -69,7 +69,7 @@ class Reach:
                 followed.add(step)
                 todo.extend(self._next(step))
                 if step >= 0:
-                    found += self._slots[step].after
+                    found += _around_iterations(self._slots[step])
         return found
 
     def ordered(self, root: Ref, held: Sequence[int]) -> Work[list[int]]:
@@ -110,7 +110,7 @@ class Reach:
     def _find_ways_to_predecessors(self) -> Work[frozenset[int]]:
         """The slots, and `~number` of selectors, from which iterations come to a predecessor."""
         slots = self._slots
-        todo = [slot.index for slot in slots if slot.after]
+        todo = [slot.index for slot in slots if _around_iterations(slot)]
         if not todo:
             return frozenset()
         sources: dict[int, list[int]] = {}
@@ -142,6 +142,13 @@ class Reach:
             yield ~slot.bound
         if slot.kind is ROUTER:
             yield from _choices(slot)
+
+
+def _around_iterations(slot: Slot) -> tuple[int, ...]:
+    """What stands in the evaluation around a loop, whichever iteration executes the slot."""
+    if slot.fallback is None or slot.fallback < 0:
+        return slot.after
+    return (*slot.after, slot.fallback)
 
 
 def _choices(router: Slot) -> Iterator[int]:

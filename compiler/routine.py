@@ -125,6 +125,10 @@ class RoutineCompiler:
                 todo += predecessors
             else:
                 todo += self._parts(slot)
+                if slot.recovers:
+                    on_failure = self._on_failure(slot)
+                    self._exports.update(on_failure)
+                    todo += on_failure
         return held
 
     def _parts(self, slot: Slot) -> tuple[int, ...]:
@@ -132,12 +136,22 @@ class RoutineCompiler:
         if self._is_shared(slot) and slot.index in self._reach.lasting:
             return ()
         if slot.index != self._root or not slot.is_node:
-            return slot.parts
+            late = slot.fallbacks()
+            return tuple([part for part in slot.parts if part not in late]) if late else slot.parts
         default = () if slot.default is None else (slot.default,)
         after = () if self._is_body else slot.after
         arguments = self._open_arguments(slot)
         refs = (*slot.conditions, *default, *after, *arguments, *slot.amount_slots)
         return tuple([ref for ref in refs if ref >= 0])
+
+    def _on_failure(self, slot: Slot) -> tuple[int, ...]:
+        """What a failure of the slot may demand here, and no instruction does."""
+        if self._is_shared(slot) and slot.index in self._reach.lasting:
+            return ()
+        if slot.handler is not None:
+            return self._slots[slot.handler].argument_slots
+        is_here = slot.fallback is not None and slot.fallback >= 0 and not self._is_root_body(slot)
+        return (slot.fallback,) if is_here else ()  # type: ignore[return-value]
 
     # Regions
 

@@ -15,15 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cascade.core.evaluation import (
+from cascade.core.evaluation import PlannedEvaluation
+from cascade.core.strategy import Strategy
+from cascade.core.values import (
     BY_CONDITION,
     BY_DATA,
     BY_ROUTE,
     CONDITION_FALSE,
-    PlannedEvaluation,
+    RELEASED,
+    Deferred,
+    Skipped,
+    overridden,
 )
-from cascade.core.strategy import Strategy
-from cascade.core.values import RELEASED, Deferred, Skipped, overridden
 from cascade.executors.executor import surfacing
 from cascade.graph.plan import Plan
 from cascade.graph.slices import Work, pieces
@@ -171,7 +174,7 @@ class Frame(PlannedEvaluation):
         self.registers = program.registers.copy()
         self._counters = program.counters.copy()
         self._opened = program.opened.copy()
-        self._watchers: dict[int, list[tuple[Frame | _Again, int]]] | None = None
+        self._watchers: dict[int, list[tuple[Frame | _Again | _Listener, int]]] | None = None
         self._met: set[Program] | None = None  # of the outermost: what was interpreted in it
 
     def has_begun(self, program: Program) -> bool:
@@ -294,6 +297,16 @@ class Frame(PlannedEvaluation):
         return root.settled(site) if site in root._invariants() else ABSENT
 
     # What the shared part asks
+
+    def _when_settled(self, index: int, then: Callable[[Any], None]) -> None:
+        value = self.settled(index)
+        if value is not ABSENT:
+            then(value)
+            return
+        if self._watchers is None:
+            self._watchers = {}
+        self._watchers.setdefault(index, []).append((_Listener(then), index))
+        self.open(self.program.regions[index])
 
     def _value(self, ref: Ref) -> Any:
         return self._data[~ref] if ref < 0 else self.registers[self.program.dst[ref]]
@@ -447,7 +460,7 @@ class Frame(PlannedEvaluation):
             self._skip(slot, value.because(BY_DATA, "default"))
         else:
             self._publish_skipped(slot, CONDITION_FALSE)
-            self.write(row.site, value)
+            self.settle_from(row.site, value)
 
     def do_choose(self, row: isa.Choose, _: tuple[int, ...]) -> None:
         key = self._operand(row.selector)
@@ -495,6 +508,19 @@ class Frame(PlannedEvaluation):
 
     def do_return(self, row: isa.Return, _: tuple[int, ...]) -> None:
         self._end(self._operand(row.value))
+
+
+class _Listener:
+    """Whoever waits for the value of a site, and is no instruction."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[Any], None]) -> None:
+        self._then = then
+
+    def write(self, _: int, value: Any) -> None:
+        """The value has come."""
+        self._then(value)
 
 
 class _Again:

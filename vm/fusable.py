@@ -128,6 +128,8 @@ def _check_row(structure: Structure, row: isa.Instruction) -> None:
             raise NotFusable(f"task {slot.name!r} has a {what}")
     if slot.amounts:
         raise NotFusable(f"task {slot.name!r} takes capacity")
+    if slot.settled_on is not None:
+        raise NotFusable(f"task {slot.name!r} is settled")
 
 
 def _check_regions(code: tuple[isa.Instruction, ...]) -> None:
@@ -170,7 +172,7 @@ def _check_order(code: tuple[isa.Instruction, ...]) -> None:
 def _check_expression(structure: Structure) -> None:
     """A returned expression is matched node by node."""
     for slot in structure.slots:
-        policies = (slot.conditions, slot.after, slot.retry, slot.bound)
+        policies = (slot.conditions, slot.after, slot.retry, slot.bound, slot.recovers)
         is_call = slot.kind is TASK and not slot.task.pure and not slot.kwargs
         if any(policies) or slot.is_method or not (is_call or slot.kind in (LIST, TUPLE)):
             raise NotFusable("only an expression of plain calls is matched")

@@ -103,7 +103,7 @@ def _is_straight(structure: Structure, row: isa.Instruction) -> bool:
     if not isinstance(row, isa.Call | isa.List | isa.Tuple | isa.Dict):
         return False
     slot = structure.slots[row.site]
-    return slot.cache is None and not slot.amounts
+    return slot.cache is None and not slot.amounts and not slot.recovers
 
 
 def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:

@@ -22,6 +22,7 @@ class TaskActivity:
         "items",
         "items_done",
         "parked",
+        "recovered",
         "restarted",
         "retried",
         "started",
@@ -33,6 +34,7 @@ class TaskActivity:
         self.succeeded = 0
         self.failed = 0
         self.cancelled = 0
+        self.recovered = 0  # calls that failed for good, which a policy answers
         self.retried = 0  # failed attempts after which another is to follow
         self.restarted = 0  # those others, once they start or are parked
         self.cached = 0  # cache hits
@@ -113,6 +115,10 @@ class Activity:
     def retried(self, name: str) -> None:
         """A failed attempt is going to be followed by another."""
         self._task(name).retried += 1
+
+    def recovered(self, name: str) -> None:
+        """A call has failed for good, and a policy of its node answers that."""
+        self._task(name).recovered += 1
 
     def cached(self, name: str) -> None:
         """A call found its value in the cache."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyio import Event
 
+from cascade.errors import add_cause
 from cascade.executors.executor import is_awaitable
 from cascade.workflow.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
 
-CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router)  # what to do next: no value
 LONGEST_PATH: Final = 20  # ids in the note of a failure
 
 
@@ -126,13 +126,35 @@ class Place:
         """Execute anew, with other arguments, what is no node of an evaluation: an item."""
         raise NotImplementedError
 
-    def settle_from(self, index: int, value: Any) -> None:
-        """What stands at `index` here came to `value`."""
+    def settle_from(self, index: int, value: Any, *, is_own: bool = False) -> None:
+        """What stands at `index` here came to `value`, by a call of `is_own` or by another."""
         raise NotImplementedError
+
+    def answers(self, index: int, error: Exception) -> bool:
+        """Whether what stands at `index` here has a value instead: then it is on its way."""
+        return False
+
+    def cause_of(self, index: int) -> BaseException | None:
+        """The failure because of which what stands at `index` here was demanded, if any."""
+        return None
 
     def release(self) -> None:
         """Let go of all values, and of all that refers back: the run is over."""
         raise NotImplementedError
+
+
+class Failed:
+    """Instead of a value: the call has failed for good, which a policy of its node answers."""
+
+    __slots__ = ("error", "falls_back")
+
+    def __init__(self, error: Exception, falls_back: bool) -> None:
+        self.error = error
+        self.falls_back = falls_back
+
+
+# What to do next, and no value.
+CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router, Failed)
 
 
 class Call:
@@ -203,6 +225,17 @@ class Flight:
         """Those who wait for it may have `value`."""
         self.value = value
         self.has_value = True
+
+
+def add_causes(place: Place, index: int, error: BaseException) -> None:
+    """Name, as its cause, the failure because of which what failed now was demanded."""
+    around: Place | None = place
+    while around is not None:
+        cause = around.cause_of(index)
+        if cause is not None:
+            add_cause(error, cause)
+            return
+        index, around = around.parent_index, around.parent
 
 
 def is_ordinary(value: Any) -> bool:

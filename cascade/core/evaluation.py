@@ -5,40 +5,40 @@ A strategy adds how the slots of the evaluation are demanded, and where their va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import current_time
 
 from cascade.amounts import checked_amount
-from cascade.core.calls import Call, is_control
+from cascade.core.calls import Call, Failed, add_causes, is_control
 from cascade.core.items import MapItems
+from cascade.core.recovery import recover, wrapped
 from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace, Strategy
 from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
+    BY_DATA,
+    BY_SEQUENCE,
+    CONDITION_FALSE,
+    PRUNED,
     Deferred,
     Skipped,
     argument_name,
     build,
     deferred_names,
+    overridden,
     own_arguments,
 )
 from cascade.errors import DependencyMissingError, RouteNotFoundError
 from cascade.events import TaskSkipped
 from cascade.graph.plan import Plan
-from cascade.graph.structure import RESOURCE, Ref, Slot, Structure
+from cascade.graph.structure import MAP, RESOURCE, Ref, Slot, Structure
 from cascade.workflow.task import check_iterable, check_lengths
 
 if TYPE_CHECKING:
     from cascade.core.holdings import Holdings
     from cascade.graph.nodes import Node
 
-CONDITION_FALSE: Final = "ConditionFalse"
-BY_CONDITION: Final = "UpstreamSkipped_Condition"
-BY_SEQUENCE: Final = "UpstreamSkipped_Sequence"
-BY_DATA: Final = "UpstreamSkipped_Data"
-BY_ROUTE: Final = "UpstreamSkipped_Route"
-PRUNED: Final = "Pruned"
 
 NO_AMOUNTS: Final[Mapping[str, Any]] = {}
 NOTHING_SHARED: Final[frozenset[int]] = frozenset()
@@ -52,6 +52,8 @@ class PlannedEvaluation(EvaluationPlace):
         "_body",
         "_chosen",
         "_data",
+        "_falling_back",
+        "_handled",
         "_holdings",
         "_invariant",
         "_needs",
@@ -99,6 +101,8 @@ class PlannedEvaluation(EvaluationPlace):
         self._needs, readers = plan.uses()
         self._readers_left = readers.copy()  # by slot: who may need it, and has no value yet
         self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
+        self._falling_back: dict[int, BaseException] | None = None  # by fallback: why it runs
+        self._handled: set[int] | None = None  # the handlers that were called
 
     @property
     def _root(self) -> Any:
@@ -135,6 +139,10 @@ class PlannedEvaluation(EvaluationPlace):
         """Whether somebody needed the slot, now that the evaluation ends."""
         raise NotImplementedError
 
+    def _when_settled(self, index: int, then: Callable[[Any], None]) -> None:
+        """Demand the slot, and have `then` called with its value, or the Skipped it is."""
+        raise NotImplementedError
+
     def _drop(self, index: int) -> bool:
         """Let go of the value of the slot, which nobody needs any more; False if it has none."""
         raise NotImplementedError
@@ -167,6 +175,11 @@ class PlannedEvaluation(EvaluationPlace):
     def rank(self, index: int) -> int:
         """Where the slot at `index` stands in plan order."""
         return self._plan.rank(index)
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy that carries it out."""
+        return self._strategy
 
     def is_body(self, index: int) -> bool:
         """Whether the node at `index` is what this iteration of a loop executes."""
@@ -277,6 +290,7 @@ class PlannedEvaluation(EvaluationPlace):
         """The engine itself found that the evaluation cannot go on at `slot`."""
         path = " -> ".join(self.path(slot.index))
         run = self._strategy.run
+        add_causes(self, slot.index, error)
         run.fail(error, f"in {slot.kind} {slot.name!r} ({path}), of run {run.id}")
 
     def _amounts(self, slot: Slot) -> dict[str, Any]:
@@ -315,13 +329,17 @@ class PlannedEvaluation(EvaluationPlace):
         """The call of a node of this evaluation came to `value`, or to control."""
         if is_control(value):
             self._control(call, value)
+        elif call.slot.settled_on is not None:
+            self._conclude(call.slot, wrapped(call.slot, value))
         else:
             self._conclude(call.slot, value)
         self._strategy.propagate()
 
     def _control(self, call: Call, control: Any) -> None:
         trampoline = self._trampoline
-        if trampoline is not None and call.index == self._tail:
+        if control.__class__ is Failed:
+            self._recover(call.slot, control)
+        elif trampoline is not None and call.index == self._tail:
             if call.slot.after:
                 self._keep_predecessors(call.slot)
             self.leave(lambda: trampoline.go_on(call, control, self))
@@ -376,13 +394,112 @@ class PlannedEvaluation(EvaluationPlace):
         assert self._body is not None
         return self._trampoline.preceded[self._body, index]
 
-    def settle_from(self, index: int, value: Any) -> None:
+    def settle_from(self, index: int, value: Any, *, is_own: bool = False) -> None:
         """A trampoline brought the node at `index` to its value, or found it skipped."""
         slot = self._slots[index]
         if isinstance(value, Skipped):
             self._record_skip(slot, value)
+        elif is_own or slot.kind is MAP:
+            self._conclude(slot, value)
+        else:
+            self._conclude(slot, wrapped(slot, value))
+
+    def settle_map(self, slot: Slot, value: Any) -> None:
+        """All items of the map have their values; it is skipped if a fallback was."""
+        if isinstance(value, Skipped):
+            self._skip(slot, value)
         else:
             self._conclude(slot, value)
+
+    # Failures that policies answer
+
+    def answers(self, index: int, error: Exception) -> bool:
+        """Whether the node has a value instead of what its loop did not come to."""
+        slot = self._slots[index]
+        failed = self._strategy.run.processor.answer(slot, self.task_id(index), error)
+        if failed is not None:
+            self._recover(slot, failed)
+        return failed is not None
+
+    def _recover(self, slot: Slot, failed: Failed) -> None:
+        if slot.handler is not None and failed.falls_back:
+            self._handled = {*(self._handled or ()), slot.handler}
+        owner = self, slot.index, self._plan.rank(slot.index)
+        recover(self, slot, failed, owner, lambda value: self._recovered(slot, value))
+
+    def _recovered(self, slot: Slot, value: Any) -> None:
+        if isinstance(value, Skipped):
+            self._skip(slot, value.because(BY_DATA, "fallback"))
+        else:
+            self._conclude(slot, value)
+
+    def fall_back(self, slot: Slot, error: BaseException, then: Callable[[Any], None]) -> None:
+        """Have `then` called with the fallback of a node here, or the Skipped it is.
+
+        What an iteration executes stands in the evaluation around its loop, and so does what it
+        falls back to.
+        """
+        ref = slot.fallback
+        assert ref is not None
+        if ref < 0:
+            then(self._data[~ref])
+            return
+        home = self._around if self.is_body(slot.index) else self
+        home._demand_fallback(slot, ref, error, then)
+
+    def _demand_fallback(
+        self, slot: Slot, ref: Ref, error: BaseException, then: Callable[[Any], None]
+    ) -> None:
+        if self._falling_back is None:
+            self._falling_back = {}
+        self._falling_back.setdefault(ref, error)
+
+        def come(value: Any) -> None:
+            if isinstance(value, Deferred):
+                self._failed_at(slot, value.refused(f"the fallback of task {slot.name!r}"))
+            else:
+                then(value)
+
+        self._when_settled(ref, come)
+
+    def when_settled(self, indices: Sequence[int], then: Callable[[], None]) -> None:
+        """Demand these slots, and have `then` called when all of them are settled."""
+        missing = len(indices)
+        if not missing:
+            then()
+            return
+
+        def come(_: Any) -> None:
+            nonlocal missing
+            missing -= 1
+            if not missing:
+                then()
+
+        for index in indices:
+            self._when_settled(index, come)
+
+    def arguments(
+        self, slot: Slot, overrides: Mapping[Any, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call of the slot, whose own are settled but for the overridden."""
+        return overridden(slot, overrides, self._value)
+
+    def cause_of(self, index: int) -> BaseException | None:
+        """The failure whose fallback needs what stands at `index`."""
+        for fallback, error in (self._falling_back or {}).items():
+            if index in self._needed_by(fallback):
+                return error
+        return None
+
+    def _needed_by(self, index: int) -> set[int]:
+        seen: set[int] = set()
+        todo = [index]
+        while todo:
+            current = todo.pop()
+            if current not in seen:
+                seen.add(current)
+                todo.extend(self._slots[current].parts)
+        return seen
 
     # Routers and containers
 
@@ -486,6 +603,7 @@ class PlannedEvaluation(EvaluationPlace):
             if index not in seen:
                 seen.add(index)
                 todo.extend(self._slots[index].parts)
+        seen -= self._handled or set()
         return {i for i in seen if self._slots[i].is_node and not self._was_demanded(i)}
 
     # Names

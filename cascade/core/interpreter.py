@@ -13,16 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from cascade.core.evaluation import (
+from cascade.core.evaluation import PlannedEvaluation
+from cascade.core.strategy import NO_OVERRIDES, Strategy
+from cascade.core.trampoline import Trampoline
+from cascade.core.values import (
     BY_CONDITION,
     BY_DATA,
     BY_ROUTE,
     CONDITION_FALSE,
-    PlannedEvaluation,
-)
-from cascade.core.strategy import NO_OVERRIDES, Strategy
-from cascade.core.trampoline import Trampoline
-from cascade.core.values import (
     RELEASED,
     Deferred,
     Skipped,
@@ -147,7 +145,7 @@ class Evaluation(PlannedEvaluation):
         self._interpretation = interpretation
         self._recorded = 0  # results and skips in the state backend
         self._values: dict[int, Any] = {}
-        self._readers: dict[int, list[int | tuple[Evaluation, int]]] = {}
+        self._readers: dict[int, list[int | tuple[Evaluation | _Listener, int]]] = {}
         self._waiting: dict[int, int] = {}
         self._steps: dict[int, int] = {}
 
@@ -200,6 +198,15 @@ class Evaluation(PlannedEvaluation):
         else:
             home._readers[there] = [(self, index)]
             self._interpretation.demanded.append((home, there))
+
+    def _when_settled(self, index: int, then: Callable[[Any], None]) -> None:
+        if index in self._values:
+            then(self._values[index])
+        elif index in self._readers:
+            self._readers[index].append((_Listener(then), index))
+        else:
+            self._readers[index] = [(_Listener(then), index)]
+            self._interpretation.demanded.append((self, index))
 
     def _need(self, index: int, reader: int) -> int:
         """Have `reader` told when the slot is settled; 1 if that is still to come, else 0."""
@@ -273,8 +280,8 @@ class Evaluation(PlannedEvaluation):
                     del self._waiting[reader]
                     self._arrived(self._slots[reader])
             else:
-                evaluation, alias = reader
-                evaluation._settle(alias, self._values[index])
+                listener, alias = reader
+                listener._settle(alias, self._values[index])
         if index == self._plan.root:
             self._end(self._values[index])
 
@@ -380,7 +387,7 @@ class Evaluation(PlannedEvaluation):
             self._skip(slot, value.because(BY_DATA, "default"))
         else:
             self._publish_skipped(slot, CONDITION_FALSE)
-            self._conclude(slot, value)
+            self.settle_from(slot.index, value)
 
     def _start_task(self, slot: Slot) -> None:
         values, data = self._values, self._data
@@ -452,6 +459,18 @@ class Evaluation(PlannedEvaluation):
             self._interpretation.propagate()
 
         self._interpretation.run.spawn(recorded)
+
+
+class _Listener:
+    """Whoever waits for a slot, and is no reader that has a slot of its own."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[Any], None]) -> None:
+        self._then = then
+
+    def _settle(self, _: int, value: Any) -> None:
+        self._then(value)
 
 
 _DEMAND = {

@@ -7,13 +7,20 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from cascade.core.calls import Call, Place, is_control
+from cascade.core.calls import Call, Failed, Place, is_control
+from cascade.core.recovery import recover, wrapped
 from cascade.core.run import SLICE
 from cascade.core.strategy import STEPS_BETWEEN_LOOKS, EvaluationPlace, Strategy
 from cascade.core.trampoline import Trampoline
-from cascade.core.values import argument_place, arguments_by_name, deferred_names
+from cascade.core.values import (
+    BY_DATA,
+    Skipped,
+    argument_place,
+    arguments_anew,
+    arguments_by_name,
+    deferred_names,
+)
 from cascade.graph.structure import Slot
-from cascade.workflow.task import VARARGS
 
 if TYPE_CHECKING:
     from cascade.core.holdings import Holdings
@@ -28,6 +35,7 @@ class MapItems(Place):
         "_given",
         "_missing",
         "_results",
+        "_skipped",
         "_slot",
         "_strategy",
         "_trampolines",
@@ -44,6 +52,7 @@ class MapItems(Place):
         self._slot = slot
         self._results: list[Any] = []
         self._missing = 0
+        self._skipped: Skipped | None = None  # by the fallback of an item
         self._trampolines: dict[int, Trampoline] = {}
         self._given: dict[int, frozenset[Any]] = {}  # what TailCalls of an item gave it, by name
 
@@ -64,7 +73,7 @@ class MapItems(Place):
         if self._strategy.run.activity is not None:
             self._strategy.run.activity.mapped(self._slot.name, self._missing)
         if not self._missing:
-            self._evaluation.settle_from(self._slot.index, [])
+            self._evaluation.settle_map(self._slot, [])
             return
         self._strategy.going_on[self] = None
         resources = deferred_names(constants.values())
@@ -91,10 +100,7 @@ class MapItems(Place):
 
     def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
         """Execute an item anew with other arguments."""
-        names = call.slot.task.parameters.positional
-        named: dict[Any, Any] = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-        rest = call.args[len(names) :]
-        named = {**named, **({VARARGS: rest} if rest else {}), **overrides}
+        named = arguments_anew(call, overrides)
         self._given[call.index] = self._given.get(call.index, frozenset()).union(overrides)
         self._execute(call.index, named, call.amounts, deferred_names(named.values()))
 
@@ -112,7 +118,11 @@ class MapItems(Place):
 
     def completed(self, call: Call, value: Any) -> None:
         """An item came to `value`, or to control."""
-        if is_control(value):
+        if value.__class__ is Failed:
+            then = partial(self._recovered, call.index)
+            owner = self, call.index, call.rank
+            recover(self._evaluation, self._slot, value, owner, then)
+        elif is_control(value):
             trampoline = self._trampolines.get(call.index)
             if trampoline is None:
                 trampoline = Trampoline(self._strategy, self, call.index, call.rank)
@@ -122,8 +132,26 @@ class MapItems(Place):
             self.settle_from(call.index, value)
         self._strategy.propagate()
 
-    def settle_from(self, index: int, value: Any) -> None:
+    def settle_from(self, index: int, value: Any, *, is_own: bool = False) -> None:
         """The item at `index` has its value."""
+        self._item_done(index, value if is_own else wrapped(self._slot, value))
+
+    def _recovered(self, index: int, value: Any) -> None:
+        """The item at `index` failed, and has `value` instead."""
+        if isinstance(value, Skipped):
+            self._skipped = value.because(BY_DATA, "fallback")
+        self._item_done(index, value)
+
+    def answers(self, index: int, error: Exception) -> bool:
+        """Whether the item has a value instead of what its tail calls did not come to."""
+        run, slot = self._strategy.run, self._slot
+        failed = run.processor.answer(slot, self.task_id(index), error)
+        if failed is not None:
+            then = partial(self._recovered, index)
+            recover(self._evaluation, slot, failed, (self, index, index), then)
+        return failed is not None
+
+    def _item_done(self, index: int, value: Any) -> None:
         self._trampolines.pop(index, None)
         self._given.pop(index, None)
         self._results[index] = value
@@ -133,7 +161,7 @@ class MapItems(Place):
         if not self._missing:
             self._strategy.going_on.pop(self, None)
             results, self._results = self._results, []
-            self._evaluation.settle_from(self._slot.index, results)
+            self._evaluation.settle_map(self._slot, self._skipped or results)
 
     def release(self) -> None:
         """Let go of all values, and of all that refers back: the run is over."""

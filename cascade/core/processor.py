@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, current_token
 
-from cascade.core.calls import Call, Flight, is_control
+from cascade.core.calls import Call, Failed, Flight, is_control
 from cascade.core.cancellation import has_ended, is_being_cancelled, requests
 from cascade.errors import DeadlockError, TaskTimeoutError
 from cascade.events import (
@@ -28,6 +28,7 @@ from cascade.events import (
     TaskEvent,
     TaskExecutionFinished,
     TaskExecutionStarted,
+    TaskRecovered,
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
@@ -41,6 +42,7 @@ from cascade.workflow.cache_key import cache_key
 
 if TYPE_CHECKING:
     from cascade.core.run import Run
+    from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
 
 logger = logging.getLogger("cascade")
@@ -83,6 +85,7 @@ class Processor:
         return (
             slot.cache is None
             and slot.retry is None
+            and not slot.recovers
             and slot.task.mode == "inline"  # asyncio's own cancellation would not wait for others
             and not call.resources
             and not self._run.gated(call)
@@ -139,10 +142,13 @@ class Processor:
         self.give_back(call)
         try:
             pause = self._pause_before_retry(call, error)
+            failed = self._answer(call, error) if pause is None else None
         except BaseException as failure:  # of a function that the user gave
             self._run.call_failed(call, failure)
             return
-        if pause is None:
+        if failed is not None:
+            call.place.completed(call, failed)
+        elif pause is None:
             self._run.call_failed(call, error)
         elif pause == 0:
             self._run.make_ready(call)
@@ -159,9 +165,13 @@ class Processor:
         except BaseException as error:
             self.failed(call, error)
             pause = self._pause_before_retry(call, error)
-            if pause is None:
+            failed = self._answer(call, error) if pause is None else None
+            if failed is not None:
+                call.place.completed(call, failed)
+            elif pause is None:
                 raise
-            self._run.make_ready_after(pause, call)
+            else:
+                self._run.make_ready_after(pause, call)
             return
         self.finished(call, "Succeeded", None)
         call.place.completed(call, value)
@@ -211,7 +221,7 @@ class Processor:
         """The value, or control, that the call comes to, or AGAIN if it goes on in another task."""
         if call.slot.cache is not None:
             return await self._process_cached(call)
-        if call.slot.retry is None:
+        if call.slot.retry is None and not call.slot.recovers:
             return await self._attempt(call)
         return await self._process_attempts(call)
 
@@ -222,7 +232,10 @@ class Processor:
             except BaseException as error:
                 pause = self._pause_before_retry(call, error)
                 if pause is None:
-                    raise
+                    failed = self._answer(call, error)
+                    if failed is None:
+                        raise
+                    return failed
             if pause > 0 or self._run.gated(call):
                 self._run.make_ready_after(pause, call)
                 return AGAIN
@@ -391,6 +404,27 @@ class Processor:
             self._activity.retried(call.slot.name)
         call.attempt += 1
         return pause
+
+    def _answer(self, call: Call, error: BaseException) -> Failed | None:
+        """What its node goes on with after the last attempt of a call, if a policy answers it."""
+        slot = call.slot
+        if not slot.recovers or is_being_cancelled() or self._run.is_cancelled_by(error):
+            return None
+        return self.answer(slot, call.task_id, error)
+
+    def answer(self, slot: Slot, task_id: str, error: BaseException) -> Failed | None:
+        """What a node, or an item of it, goes on with after a failure; it is published then."""
+        if not slot.recovers or self._run.is_over or not isinstance(error, Exception):
+            return None
+        falls_back = slot.falls_back(error)
+        if not falls_back and (slot.settled_on is None or not slot.settled_on.matches(error)):
+            return None
+        if self._bus.listens(TaskRecovered):
+            now = self._clock()
+            self._bus.publish(TaskRecovered(self._run.id, now, task_id, slot.name, error))
+        if self._activity is not None:
+            self._activity.recovered(slot.name)
+        return Failed(error, falls_back)
 
     def started(self, call: Call) -> None:
         """The attempt starts: told."""

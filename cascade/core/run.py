@@ -32,7 +32,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from cascade.core.activity import Activity
-from cascade.core.calls import Call, Place
+from cascade.core.calls import Call, Place, add_causes
 from cascade.core.cancellation import (
     Caller,
     has_ended,
@@ -291,6 +291,7 @@ class Run:
         if len(self._later_failures) >= MOST_NOTES:
             return
         path = " -> ".join(call.place.path(call.index))
+        add_causes(call.place, call.index, error)
         self.fail(
             error,
             f"in task {call.slot.name!r} ({call.task_id}), attempt {call.attempt}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -12,7 +12,7 @@ from cascade.core.run import SLICE, in_slices
 from cascade.errors import ResourceNotFoundError
 from cascade.graph.plan import inputs_of
 from cascade.graph.slices import Work
-from cascade.graph.structure import Ref, Structure
+from cascade.graph.structure import Ref, Slot, Structure
 
 if TYPE_CHECKING:
     from cascade.core.run import Run
@@ -249,6 +249,29 @@ class EvaluationPlace(Place):
         """What a run, or a returned expression, makes of its target's value or being skipped."""
         raise NotImplementedError
 
-    def settle_from(self, index: int, value: Any) -> None:
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy that carries it out."""
+        raise NotImplementedError
+
+    def settle_map(self, slot: Slot, value: Any) -> None:
+        """All items of the map have their values; it is skipped if a fallback was."""
+        raise NotImplementedError
+
+    def fall_back(self, slot: Slot, error: BaseException, then: Callable[[Any], None]) -> None:
+        """Have `then` called with the fallback of a node here, or the Skipped it is."""
+        raise NotImplementedError
+
+    def when_settled(self, indices: Sequence[int], then: Callable[[], None]) -> None:
+        """Demand these slots, and have `then` called when all of them are settled."""
+        raise NotImplementedError
+
+    def arguments(
+        self, slot: Slot, overrides: Mapping[Any, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call of the slot, whose own are settled but for the overridden."""
+        raise NotImplementedError
+
+    def settle_from(self, index: int, value: Any, *, is_own: bool = False) -> None:
         """A loop or map brought the node at `index` to its value, or found it skipped."""
         raise NotImplementedError

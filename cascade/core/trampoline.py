@@ -37,6 +37,7 @@ class Trampoline:
     __slots__ = (
         "_calls",
         "_home",
+        "_last",
         "_loop",
         "_steps",
         "_strategy",
@@ -69,6 +70,7 @@ class Trampoline:
         self.preceded: dict[tuple[Ref, int], Any] = {}
         self.begun: set[Ref] = set()  # routes of which an iteration was begun
         self._loop: Slot | None = None
+        self._last: Ref | None = None  # what the last iteration executes, if its value counts
         self._calls = 1  # executions in the chain of tail calls
         self._steps = 0  # executions of the current loop
 
@@ -95,6 +97,16 @@ class Trampoline:
 
     def go_on(self, call: Call, control: Any, evaluation: EvaluationPlace | None) -> None:
         """The owner's current execution ended with `control`; `evaluation` is where it ran."""
+        self._last = None
+        try:
+            self._follow_up(call, control, evaluation)
+        except StepLimitError as error:
+            place, index, _ = self.anchor()
+            if not place.answers(index, error):
+                raise
+            self._loop = None
+
+    def _follow_up(self, call: Call, control: Any, evaluation: EvaluationPlace | None) -> None:
         if isinstance(control, Jump):
             self._jump(call, control, evaluation)
         elif isinstance(control, TailCall):
@@ -199,6 +211,7 @@ class Trampoline:
         home = self._home
         assert home is not None
         self.begun.add(root)
+        self._last = root
         self._strategy.iterate(self, home, root, overrides)
 
     def count(self, is_bound: bool, executions: int) -> None:
@@ -246,12 +259,13 @@ class Trampoline:
         """The loop, or the whole chain, has its value."""
         if self._loop is not None and self._home is not None:
             loop, self._loop = self._loop, None
-            self._home.settle_from(loop.index, value)
+            self._home.settle_from(loop.index, value, is_own=self._last == loop.index)
             return
+        is_own = self.returned is None and self._last == self.index
         if self.returned is not None:
             value = self.returned.outcome(value)
         self._home = self.returned = None  # which refer to this trampoline
-        self.place.settle_from(self.index, value)
+        self.place.settle_from(self.index, value, is_own=is_own)
 
 
 def _arguments(expression: Any) -> Any:

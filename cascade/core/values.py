@@ -6,11 +6,21 @@ Both strategies share it: it knows slots, and nothing of who computes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cascade.graph.containers import rebuilt
 from cascade.graph.structure import DICT, LIST, MAP, RESOURCE, Ref, Slot
 from cascade.workflow.task import VARARGS, Task
+
+if TYPE_CHECKING:
+    from cascade.core.calls import Call
+
+CONDITION_FALSE: Final = "ConditionFalse"
+BY_CONDITION: Final = "UpstreamSkipped_Condition"
+BY_SEQUENCE: Final = "UpstreamSkipped_Sequence"
+BY_DATA: Final = "UpstreamSkipped_Data"
+BY_ROUTE: Final = "UpstreamSkipped_Route"
+PRUNED: Final = "Pruned"
 
 RELEASED: Final = object()  # instead of a value that nobody needs any more
 
@@ -151,6 +161,14 @@ def overridden(
     kwargs = {n: value(ref) for n, ref in slot.kwargs if n not in overrides or n in names}
     kwargs.update({n: v for n, v in overrides.items() if n not in names and n is not VARARGS})
     return tuple(args), kwargs
+
+
+def arguments_anew(call: Call, overrides: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The arguments of a call by parameter name, those in `overrides` replaced."""
+    names = call.slot.task.parameters.positional
+    named: dict[Any, Any] = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    rest = call.args[len(names) :]
+    return {**named, **({VARARGS: rest} if rest else {}), **overrides}
 
 
 def arguments_by_name(

@@ -18,7 +18,15 @@ from cascade.workflow.expressions import Expression, Lazy, check_target
 from cascade.workflow.task import Task
 
 EdgeKind = Literal[
-    "condition", "default", "sequence", "data", "amount", "selector", "route", "jump"
+    "condition",
+    "default",
+    "sequence",
+    "data",
+    "amount",
+    "selector",
+    "route",
+    "jump",
+    "fallback",
 ]
 
 
@@ -36,8 +44,8 @@ class Node:
 class Edge:
     """`target` needs `source`; `kind` says for what, `argument` names the parameter or amount.
 
-    `kind` is "data", "condition", "default", "sequence" (through `after`), "amount", "selector"
-    or "route"; or "jump", from a loop to a route of it.
+    `kind` is "data", "condition", "default", "sequence" (through `after`), "amount", "fallback",
+    "selector" or "route"; or "jump", from a loop to a route of it.
     """
 
     source: Node
@@ -165,6 +173,8 @@ def needs(slot: Slot) -> Iterator[tuple[EdgeKind, str | None, Ref]]:
     for name, kind, ref in slot.amounts:
         if kind is None:
             yield "amount", name, ref
+    for ref in slot.fallbacks():
+        yield "fallback", None, ref
 
 
 def _sources(structure: Structure, kind: EdgeKind, ref: Ref) -> Iterator[tuple[int, EdgeKind]]:

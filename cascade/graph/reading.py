@@ -27,6 +27,7 @@ from cascade.graph.structure import (
 from cascade.workflow.expressions import (
     NOTHING,
     Expression,
+    Fallback,
     JumpSelector,
     Lazy,
     LazyResult,
@@ -39,7 +40,9 @@ from cascade.workflow.inputs import Env, Param
 from cascade.workflow.resources import Injected
 
 _LITERAL = -1  # in the walk's index: a container that holds no expression
-_NO_POLICIES: Final = NodePolicies(None, None, None, (), (), None, (), None, False)
+_NO_POLICIES: Final = NodePolicies(
+    None, None, None, (), (), None, (), None, False, None, None, None, None
+)
 
 
 class Reading:
@@ -281,6 +284,7 @@ class _Walk:
             else (name, type(amount), amount)
             for name, amount in policies.amounts.items()
         )
+        fallback, handler = self._fallback(policies.fallback)
         cache = None if policies.cache is None else _Identity(policies.cache)
         selector = None if policies.selector is None else self._selector(policies.selector)
         described = NodePolicies(
@@ -293,8 +297,20 @@ class _Walk:
             after,
             selector,
             policies.is_method,
+            fallback,
+            handler,
+            policies.fallback and policies.fallback.on,
+            policies.settled,
         )
         return None if described == _NO_POLICIES else described
+
+    def _fallback(self, given: Fallback | None) -> tuple[Ref | None, Ref | None]:
+        """The references of a fallback and of a handler, of which a node has one."""
+        if given is None:
+            return None, None
+        if given.handler is not None:
+            return None, self._ref(given.handler)
+        return self._ref(given.value), None
 
     def _selector(self, selector: JumpSelector) -> int:
         number = self._selector_numbers.setdefault(id(selector), len(self.selectors))
@@ -346,6 +362,10 @@ class _Walk:
                 policies.after,
                 policies.selector,
                 policies.is_method,
+                None if policies.fallback is None else self._ref_key(policies.fallback),
+                policies.handler,
+                policies.fallback_on,
+                policies.settled_on,
             ),
         )
 
@@ -449,6 +469,7 @@ def _node_parts(expression: Lazy[Any], policies: Policies | None) -> list[Any]:
         parts += expression.kwargs.values()
     if policies is not None:
         parts += policies.amounts.values()
+        parts += policies.fallback.parts if policies.fallback is not None else ()
     return parts
 
 

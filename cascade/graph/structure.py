@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from cascade.errors import CycleError
 from cascade.graph.slices import STEPS, Shared, Work, pieces, whole
-from cascade.workflow.retry import RetryPolicy
+from cascade.workflow.retry import Catch, RetryPolicy
 from cascade.workflow.task import Task
 
 Ref = int
@@ -58,6 +58,10 @@ class NodePolicies:
     after: tuple[Ref, ...]
     selector: int | None
     is_method: bool
+    fallback: Ref | None
+    handler: Ref | None  # the call in whose place the exception is handled
+    fallback_on: Catch | None
+    settled_on: Catch | None
 
 
 class _Identity:
@@ -89,6 +93,9 @@ class Slot:
         "conditions",
         "data",
         "default",
+        "fallback",
+        "fallback_on",
+        "handler",
         "index",
         "is_method",
         "is_node",
@@ -98,10 +105,12 @@ class Slot:
         "members",
         "name",
         "parts",
+        "recovers",
         "retry",
         "route_numbers",
         "routes",
         "selector",
+        "settled_on",
         "task",
         "timeout",
     )
@@ -128,6 +137,10 @@ class Slot:
         self.conditions: tuple[Ref, ...] = ()
         self.default: Ref | None = None
         self.after: tuple[Ref, ...] = ()
+        self.fallback: Ref | None = None
+        self.handler: Ref | None = None
+        self.fallback_on: Catch | None = None
+        self.settled_on: Catch | None = None
         self.is_node = self.kind is TASK or self.kind is MAP
         _DECODE[self.kind](self, entry)
         self._derive()
@@ -138,6 +151,7 @@ class Slot:
             refs = (*refs, *[ref for _, ref in self.kwargs])
         self.argument_slots = _slots_among(refs)
         self.amount_slots = tuple([ref for _, kind, ref in self.amounts if kind is None])
+        self.recovers = self.fallback_on is not None or self.settled_on is not None
         self.parts = self._parts()
 
     def refs(self) -> Iterator[Ref]:
@@ -147,7 +161,9 @@ class Slot:
         yield from self.members
         yield from self.routes.values()
         yield from self.conditions
-        yield from (ref for ref in (self.selector, self.default) if ref is not None)
+        yield from (
+            ref for ref in (self.selector, self.default, *self.fallbacks()) if ref is not None
+        )
         yield self.data
 
     def _parts(self) -> tuple[int, ...]:
@@ -159,9 +175,17 @@ class Slot:
             *(() if self.default is None else (self.default,)),
             *self.after,
         )
-        if not others and not self.amount_slots:
+        if not others and not self.amount_slots and not self.recovers:
             return self.argument_slots
-        return _slots_among((*others, *self.argument_slots, *self.amount_slots))
+        return _slots_among((*others, *self.argument_slots, *self.amount_slots, *self.fallbacks()))
+
+    def fallbacks(self) -> tuple[Ref, ...]:
+        """What a failure may demand: the fallback, or the call of the handler."""
+        return tuple([ref for ref in (self.fallback, self.handler) if ref is not None])
+
+    def falls_back(self, error: BaseException) -> bool:
+        """Whether the fallback answers it, which comes first."""
+        return self.fallback_on is not None and self.fallback_on.matches(error)
 
     def _decode_node(self, entry: tuple[Any, ...]) -> None:
         _, self.task, self.args, self.kwargs, policies = entry
@@ -176,6 +200,10 @@ class Slot:
             self.after = policies.after
             self.bound = policies.selector
             self.is_method = policies.is_method
+            self.fallback = policies.fallback
+            self.handler = policies.handler
+            self.fallback_on = policies.fallback_on
+            self.settled_on = policies.settled_on
 
     def _decode_map(self, entry: tuple[Any, ...]) -> None:
         kind, task, iterables, inputs, policies = entry
@@ -489,6 +517,7 @@ class Structure:
             for slot in piece:
                 if self.selectors:
                     kept.update(slot.after)
+                    kept.update(slot.fallbacks())
                 if slot.index in lasting or not (slot.is_node or slot.index in repeated):
                     continue
                 kept.update(part for part in slot.parts if part in pure)

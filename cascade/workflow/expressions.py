@@ -13,12 +13,13 @@ from difflib import get_close_matches
 from enum import Enum
 from inspect import isasyncgenfunction, iscoroutinefunction, isfunction
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, overload
 
 from cascade.amounts import checked_amount
 from cascade.errors import did_you_mean
 from cascade.plain import brief, is_equal
-from cascade.workflow.retry import Delay, RetryOn, RetryPolicy, check_number
+from cascade.workflow.outcome import Outcome
+from cascade.workflow.retry import Catch, Delay, RetryOn, RetryPolicy, check_number
 
 if TYPE_CHECKING:
     from typing import Self
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cascade.workflow.cache import CachePolicy
     from cascade.workflow.task import Task
 
+S = TypeVar("S")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -46,8 +48,10 @@ _CHAIN_METHODS: Final = (
     "after",
     "copy",
     "run_if",
+    "settled",
     "with_cache",
     "with_constraints",
+    "with_fallback",
     "with_retry",
     "with_timeout",
 )
@@ -137,10 +141,12 @@ class Policies:
         "cache",
         "conditions",
         "default",
+        "fallback",
         "given",
         "is_method",
         "retry",
         "selector",
+        "settled",
         "timeout",
     )
 
@@ -154,6 +160,8 @@ class Policies:
         self.after: tuple[Expression[Any], ...] = ()
         self.selector: JumpSelector | None = None
         self.is_method = False
+        self.fallback: Fallback | None = None
+        self.settled: Catch | None = None
         self.given: frozenset[str] = frozenset()
 
     def __copy__(self) -> Policies:
@@ -169,6 +177,24 @@ class Policies:
             if name != "cache":  # it holds what was computed, and is shared by whoever uses it
                 setattr(copied, name, deepcopy(getattr(self, name), memo))
         return copied
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What `.with_fallback(...)` sets: `handler` is the call of a `value` that is a Task."""
+
+    value: Any
+    on: Catch
+    handler: Lazy[Any] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if getattr(type(self.value), "is_task", False):
+            object.__setattr__(self, "handler", _handler(self.value))
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What is demanded after a failure."""
+        return (self.value,) if self.handler is None else (self.handler,)
 
 
 class Lazy(Expression[T_co]):
@@ -216,9 +242,10 @@ class Lazy(Expression[T_co]):
             policies.given |= {name}
         elif not is_equal(getattr(policies, name), value):
             earlier = brief(getattr(policies, name))
+            method = name if name in _CHAIN_METHODS else f"with_{name}"
             raise ValueError(
                 f"{self._described()} has the {name} {earlier} already, and is given "
-                f"{brief(value)}; write expression.copy().with_{name}(...) for a node of its own"
+                f"{brief(value)}; write expression.copy().{method}(...) for a node of its own"
             )
         return self
 
@@ -362,6 +389,48 @@ class LazyResult(Lazy[T_co]):
         self.kwargs = kwargs
         self.policies = None
 
+    @overload
+    def with_fallback(self, value: Task[..., T], *, on: RetryOn = ...) -> LazyResult[T_co | T]: ...
+    @overload
+    def with_fallback(self, value: Expression[T], *, on: RetryOn = ...) -> LazyResult[T_co | T]: ...
+    @overload
+    def with_fallback(self, value: T, *, on: RetryOn = ...) -> LazyResult[T_co | T]: ...
+    def with_fallback(self, value: Any, *, on: RetryOn = Exception) -> LazyResult[Any]:
+        """When its last attempt has failed with an exception of `on`, it has this value instead.
+
+        `value` is a literal; an expression, which is demanded only then, and computed once however
+        many need it; or a Task, which is called with the exception. `on` is a class, a tuple of
+        them, or a function `(error) -> bool`; cancellation never is. `TaskRecovered` is published.
+        A fallback is never cached, and if it fails, the run fails with that, caused by the first.
+        In a loop, a failing iteration of this node ends the loop with the fallback. Raises
+        `TypeError` for another `on`, and for a Task that cannot be called with one argument.
+
+        >>> import cascade as cs
+        >>> @cs.task
+        ... def page(url: str) -> str:
+        ...     raise ConnectionError(url)
+        >>> cs.run(page("a.example").with_fallback("nothing", on=ConnectionError))
+        'nothing'
+        """
+        return self._give("fallback", Fallback(value, Catch(on)))
+
+    def settled(self, *, on: RetryOn = Exception) -> LazyResult[Outcome[T_co]]:
+        """Its value is a `cs.Outcome`: what it gave, or the exception its last attempt failed with.
+
+        A failure that `on` matches, as for `with_fallback`, does not end the run, and a fallback
+        comes first. Control (a Jump, a TailCall, a returned expression) passes through, and what it
+        leads to is the outcome. Raises `TypeError` for another `on`.
+
+        >>> import cascade as cs
+        >>> @cs.task
+        ... def page(url: str) -> str:
+        ...     raise ConnectionError(url)
+        >>> cs.run(page("a.example").settled())
+        Outcome(value=None, error=ConnectionError('a.example'))
+        """
+        self._give("settled", Catch(on))
+        return cast("LazyResult[Outcome[T_co]]", self)
+
 
 class MappedLazyResult(Lazy[list[T]], Generic[T]):
     """The list of values that a task will have for each item. Made by `task.map(...)`.
@@ -383,6 +452,32 @@ class MappedLazyResult(Lazy[list[T]], Generic[T]):
         self.kwargs = iterables
         self.constants = constants
         self.policies = None
+
+    @overload
+    def with_fallback(
+        self, value: Task[..., S], *, on: RetryOn = ...
+    ) -> MappedLazyResult[T | S]: ...
+    @overload
+    def with_fallback(
+        self, value: Expression[S], *, on: RetryOn = ...
+    ) -> MappedLazyResult[T | S]: ...
+    @overload
+    def with_fallback(self, value: S, *, on: RetryOn = ...) -> MappedLazyResult[T | S]: ...
+    def with_fallback(self, value: Any, *, on: RetryOn = Exception) -> MappedLazyResult[Any]:
+        """An item whose last attempt has failed with an exception of `on` has this value instead.
+
+        As for `LazyResult.with_fallback`. An expression is computed once for all items; a Task is
+        called for each item that failed.
+        """
+        return self._give("fallback", Fallback(value, Catch(on)))
+
+    def settled(self, *, on: RetryOn = Exception) -> MappedLazyResult[Outcome[T]]:
+        """Its value is a list of `cs.Outcome`, one an item, in order.
+
+        As for `LazyResult.settled`: an item that fails does not end the run.
+        """
+        self._give("settled", Catch(on))
+        return cast("MappedLazyResult[Outcome[T]]", self)
 
 
 class Unmapped(Expression[T_co]):
@@ -560,6 +655,30 @@ def check_target(target: object) -> None:
         raise TypeError(
             f"{target!r} cannot be a target; make a task of its function and pass a call of that"
         )
+
+
+class Failure:
+    """The argument of a handler in an expression, in whose place it is given the exception.
+
+    One each: calls of a pure handler for two nodes are two calls.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<the exception>"
+
+
+def _handler(task: Any) -> Lazy[Any]:
+    """What calls `task` with an exception."""
+    try:
+        handler: Lazy[Any] = task(Failure())
+    except TypeError as error:
+        raise TypeError(
+            f"{task!r} as a fallback is called with the exception alone: {error}; "
+            "give its other parameters defaults, or inject them"
+        ) from None
+    return handler
 
 
 def _refuse_task(value: object, where: str) -> None:

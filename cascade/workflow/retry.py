@@ -11,6 +11,8 @@ from math import isfinite
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
+from cascade.errors import CascadeError
+
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 RetryOn: TypeAlias = "ExceptionTypes | Callable[[Any], object]"
 Delay: TypeAlias = "float | Callable[[Any, int], float | None]"
@@ -61,13 +63,7 @@ class RetryPolicy:
         check_number("jitter", self.jitter, at_least=0.0)
         if self.max_delay is not None:
             check_number("max_delay", self.max_delay, at_least=0.0)
-        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
-        are_classes = all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds)
-        if not kinds or not (are_classes or _is_function(self.on)):
-            raise TypeError(
-                f"on={self.on!r} must be an exception class, a tuple of them, or a function "
-                "(error) -> bool"
-            )
+        check_on(self.on)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RetryPolicy) and self._key() == other._key()
@@ -77,8 +73,7 @@ class RetryPolicy:
 
     def _key(self) -> tuple[object, ...]:
         """What makes policies equal: of a callable object nothing is asked but its identity."""
-        given = (self.delay, self.on)
-        named = (each if isinstance(each, _COMPARED) else id(each) for each in given)
+        named = (_compared(self.delay), _compared(self.on))
         return (self.max_attempts, self.backoff, self.max_delay, self.jitter, *named)
 
     def _check_delay_function(self, delay: object) -> None:
@@ -99,9 +94,7 @@ class RetryPolicy:
 
     def matches(self, error: BaseException) -> bool:
         """Whether `on` says that a failure with `error` may be followed by another attempt."""
-        if isinstance(self.on, type | tuple):
-            return is_of(error, self.on)
-        return bool(self.on(error))
+        return matches(self.on, error)
 
     def pause_after(self, attempt: int, error: BaseException | None = None) -> float | None:
         """Seconds between failed attempt number `attempt` (from 1) and the next; None: no next.
@@ -125,6 +118,53 @@ class RetryPolicy:
         if self.jitter:
             pause *= 1.0 + self.jitter * random.random()
         return min(pause, _LONGEST)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catch:
+    """Which failures a fallback, or `.settled()`, answers."""
+
+    on: RetryOn
+
+    def __post_init__(self) -> None:
+        check_on(self.on)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Catch) and _compared(self.on) == _compared(other.on)
+
+    def __hash__(self) -> int:
+        return hash(_compared(self.on))
+
+    def matches(self, error: BaseException) -> bool:
+        """Whether `on` says that a last failure with `error` is answered."""
+        return matches(self.on, error)
+
+
+def check_on(on: object) -> None:
+    """Raise `TypeError` for an `on` that is neither exception classes nor a function."""
+    kinds = on if isinstance(on, tuple) else (on,)
+    are_classes = all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds)
+    if not kinds or not (are_classes or _is_function(on)):
+        raise TypeError(
+            f"on={on!r} must be an exception class, a tuple of them, or a function (error) -> bool"
+        )
+
+
+def matches(on: RetryOn, error: BaseException) -> bool:
+    """Whether `error` is of these classes, or the function says yes to it.
+
+    What is wrong with the program itself is nothing that another attempt, or a fallback, mends.
+    """
+    if isinstance(error, CascadeError) and error.ends_run:
+        return False
+    if isinstance(on, type | tuple):
+        return is_of(error, on)
+    return bool(on(error))
+
+
+def _compared(given: object) -> object:
+    """What makes parts of policies equal: of a callable object its identity alone."""
+    return given if isinstance(given, _COMPARED) else id(given)
 
 
 def is_of(error: BaseException, kinds: ExceptionTypes) -> bool:
