@@ -299,7 +299,7 @@ class _Walk:
             policies.is_method,
             fallback,
             handler,
-            policies.fallback and policies.fallback.on,
+            None if policies.fallback is None else policies.fallback.on,
             policies.settled,
         )
         return None if described == _NO_POLICIES else described

@@ -26,6 +26,7 @@ from cascade.events import (
     TaskEvent,
     TaskExecutionFinished,
     TaskExecutionStarted,
+    TaskRecovered,
     TaskRetrying,
     TaskSkipped,
 )
@@ -166,6 +167,8 @@ class Recorder:
                 return f"{event.status} {described_error(error)}"
             case TaskRetrying():
                 return f"retrying {event.attempt} of {event.max_attempts}"
+            case TaskRecovered():
+                return f"recovered from {described_error(event.error)}"
             case TaskSkipped():
                 return f"skipped {event.reason}"
         return ""  # TaskBlocked and TaskStalled are a matter of time

@@ -349,6 +349,63 @@ FUNCTIONS = {
 }
 
 
+# Handlers of failures
+
+
+@cs.task
+def handle(error: Exception) -> Any:
+    return f"handled {type(error).__name__}"
+
+
+@cs.task
+async def co_handle(error: Exception) -> Any:
+    await anyio.sleep(0.5)
+    return f"handled {type(error).__name__} later"
+
+
+@cs.task(pure=True)
+def pure_handle(error: Exception) -> Any:
+    return f"handled {type(error).__name__}"
+
+
+@cs.task
+def injecting_handle(error: Exception, r: Any = cs.inject("step")) -> Any:
+    return f"handled {type(error).__name__} with {r!r}"
+
+
+@cs.task
+def failing_handle(error: Exception) -> Any:
+    raise LookupError(f"cannot handle {type(error).__name__}")
+
+
+@cs.task
+def tail_handle(error: Exception, left: int = 2) -> Any:
+    return cs.TailCall(kwargs={"left": left - 1}) if left else f"handled {type(error).__name__}"
+
+
+@cs.task
+def expression_handle(error: Exception) -> Any:
+    return handle(error)
+
+
+class Handlers:
+    @cs.task
+    def handle(self, error: Exception) -> Any:
+        return f"handled {type(error).__name__} by a method"
+
+
+HANDLERS: dict[str, Any] = {
+    "sync": handle,
+    "co": co_handle,
+    "pure": pure_handle,
+    "injecting": injecting_handle,
+    "fails": failing_handle,
+    "tail": tail_handle,
+    "expression": expression_handle,
+    "method": Handlers().handle,
+}
+
+
 # Resources
 
 
@@ -504,6 +561,8 @@ class Builder:
                 return cs.Env(value, "not set")
             case "inject":
                 return cs.inject(value)
+            case "handler":
+                return HANDLERS[value]
         raise AssertionError(part)
 
     def node(self, node: Node) -> Any:
@@ -554,6 +613,10 @@ class Builder:
                     lazy.run_if(self.part(more[0]), **default)
                 case "after":
                     lazy.after(self.built[more[0]])
+                case "fallback":
+                    lazy.with_fallback(self.part(more[0]), on=ON[more[1]])
+                case "settled":
+                    lazy.settled(on=ON[more[0]])
         return lazy
 
 

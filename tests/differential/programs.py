@@ -38,6 +38,7 @@ NATIVE = ("group", "timeout", "wait_for", "itself", "itself taken back", "child"
 HEARD = ("TaskEvent", "TaskExecutionStarted", "TaskExecutionFinished", "TaskSkipped")
 ON = ("Exception", "narrow", "function", "raises")
 DELAYS = ("growing", "ended")
+HANDLERS = ("sync", "co", "pure", "injecting", "fails", "tail", "expression", "method")
 WINDOWS = (("a second", "4/s", 2), ("a minute", "60/m", 3))  # id, rate, burst
 SCOPES = ("global", "task:sync", "task:co*", "task:*", "task:item_*")
 
@@ -130,6 +131,8 @@ CONSTRUCTS = (
     *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
     *(f"retry on {on}" for on in ON),
     *(f"retry delay {delay}" for delay in DELAYS),
+    *("fallback", "fallback literal", "fallback expression", "settled", "fallback of a map"),
+    *(f"handler {name}" for name in HANDLERS),
     *("cache", "cache memory", "cache tiny", "cache bad put", "cache bad get", "cache forgets"),
     *("amounts", "dynamic amount", "pause", "resume", "limit", "rate", "ttl", "cancel"),
     *("amount of a rate", "window", "native", "listen", "listen, raising", "leave"),
@@ -489,6 +492,14 @@ class Drawing:
             found.append(("cache", kind))
         if self.flavour == "contended" and self.chance(25):
             found.append(self.amounts())
+        may_fail = do[2] in ("raise", "flaky") or is_native
+        if self.chance(40 if may_fail else 6):
+            found.append(self.fallback())
+        if self.chance(25 if may_fail else 5):
+            self.mark("settled")
+            found.append(("settled", self.one((*ON[:1], *ON[:1], *ON))))
+        if task.startswith("item") and any(method == "fallback" for method, *_ in found):
+            self.mark("fallback of a map")
         for _ in range(2):
             if self.chance(13):
                 self.mark("run_if")
@@ -520,6 +531,17 @@ class Drawing:
             delay = self.one((1.0, 0.5))
             self.mark("retry later")
         return ("retry", attempts, delay, self.one((1.0, 2.0)), on)
+
+    def fallback(self) -> tuple[Any, ...]:
+        self.mark("fallback")
+        on = self.one((*ON[:1], *ON[:1], *ON))
+        if self.chance(35):
+            name = self.one(HANDLERS)
+            self.mark(f"handler {name}")
+            return ("fallback", ("handler", name), on)
+        part = self.part(1)
+        self.mark(f"fallback {'literal' if part[0] == 'lit' else 'expression'}")
+        return ("fallback", part, on)
 
     def amounts(self) -> tuple[Any, ...]:
         self.mark("amounts")
@@ -700,6 +722,8 @@ def needs(node: Node) -> list[int]:
                 parts.append(more[1])
             case "run_if":
                 parts += more
+            case "fallback":
+                parts.append(more[0])
     for step in node.steps:
         found += needs(step)
     return found + [index for part in parts for index in within(part)]
