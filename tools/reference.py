@@ -46,7 +46,7 @@ PAGES = (
             *("task", "Task", "LazyResult", "MappedLazyResult", "unmapped", "Router"),
             *("Param", "Env"),
             *("parameters", "sequence", "pipeline", "bind", "select_jump", "JumpSelector"),
-            *("Jump", "TailCall", "RetryPolicy"),
+            *("Jump", "TailCall", "RetryPolicy", "Outcome"),
             *("CachePolicy", "Hit", "InMemoryCache", "FileExistenceCache"),
         ),
     ),
@@ -85,7 +85,7 @@ PAGES = (
         (
             *("MessageBus", "Event", "RunStarted", "RunFinished"),
             *("ResourceAcquired", "ResourceReleased", "TaskEvent", "TaskBlocked"),
-            *("TaskExecutionStarted", "TaskExecutionFinished", "TaskRetrying"),
+            *("TaskExecutionStarted", "TaskExecutionFinished", "TaskRecovered", "TaskRetrying"),
             *("TaskSkipped", "TaskStalled"),
             *("Progress", "log_events"),
         ),
