@@ -18,6 +18,7 @@ from cascade.workflow.expressions import NOTHING
 
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
+_OF_CHARACTERS: Final = (list, tuple, set, frozenset)  # which would take a text apart
 NOT_READABLE: Final = (ValueError, TypeError, ArithmeticError, LookupError)  # what text raises
 
 
@@ -51,7 +52,14 @@ class OfClass:
         return isinstance(value, self.kind)
 
     def parse(self, text: str) -> Any:
-        return truth(text) if self.kind is bool else self.kind(text)
+        if self.kind is bool:
+            return truth(text)
+        if self.kind in _OF_CHARACTERS:
+            raise ValueError(
+                "a text would be taken apart into characters; "
+                "declare it with a function from a string as the type, such as type=json.loads"
+            )
+        return self.kind(text)
 
     def widened(self, value: Any) -> Any:
         is_whole = isinstance(value, int) and not isinstance(value, bool)

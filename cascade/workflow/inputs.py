@@ -22,23 +22,28 @@ class Param(Expression[T]):
     """The value given for `name` in `params`, or the default.
 
     `type` is a class, a function from a string, or one of the forms `Any`, `Literal[...]`,
-    `int | None`, `NewType`, `Annotated`; any other form is a `TypeError`. A string given for
-    another `type` is converted, a bool from 1/0, true/false, yes/no, on/off, for a union by the
-    first member that can; what a member takes as it is stays as it is. A default is taken as it
-    is, a string for another type converted alike. In the run, one without a value is a
-    `MissingParameterError`, a value of another type a `TypeError` or `ValueError`.
+    `int | None`, `NewType`, `Annotated`; any other form is a `TypeError`. Left out, it is the class
+    of the default, or str without a default and for None. A string given for another `type` is
+    converted, a bool from 1/0, true/false, yes/no, on/off, for a union by the first member that
+    can; what a member takes as it is stays as it is. A default is taken as it is, a string for
+    another type converted alike. In the run, one without a value is a `MissingParameterError`, a
+    value of another type a `TypeError` or `ValueError`.
 
     >>> import cascade as cs
-    >>> cs.run([cs.Param("n", type=int), cs.Param("who", "you")], params={"n": "3"})
-    [3, 'you']
+    >>> cs.run([cs.Param("n", type=int), cs.Param("loud", False)], params={"n": "3", "loud": "on"})
+    [3, True]
     """
 
     __slots__ = ("_form", "default", "description", "name", "type")
 
     @overload
+    def __init__(self: Param[str], name: str, *, description: str = "") -> None: ...
+    @overload
     def __init__(
-        self: Param[str], name: str, default: Any = NOTHING, *, description: str = ""
+        self: Param[str | None], name: str, default: None, *, description: str = ""
     ) -> None: ...
+    @overload
+    def __init__(self, name: str, default: T, *, description: str = "") -> None: ...
     @overload
     def __init__(
         self: Param[S | None],
@@ -56,19 +61,21 @@ class Param(Expression[T]):
         self, name: str, default: Any = NOTHING, *, type: Callable[..., T], description: str = ""
     ) -> None: ...
     def __init__(
-        self, name: str, default: Any = NOTHING, type: Any = str, description: str = ""
+        self, name: str, default: Any = NOTHING, type: Any = NOTHING, description: str = ""
     ) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(f"a Param's name must be a non-empty string, not {name!r}")
-        try:
-            self._form = form_of(type)
-        except TypeError as error:
-            raise TypeError(f"Param {name!r}: {error}") from None
-        if isinstance(default, _type) and type is str:
+        if isinstance(default, _type) and (type is NOTHING or type is str):
             raise TypeError(
                 f"Param {name!r}: the default is the class {default.__name__}; "
                 f"write type={default.__name__}"
             )
+        if type is NOTHING:
+            type = str if default is NOTHING or default is None else _type(default)
+        try:
+            self._form = form_of(type)
+        except TypeError as error:
+            raise TypeError(f"Param {name!r}: {error}") from None
         self.name = name
         self.type: Any = type
         self.description = description
@@ -97,7 +104,8 @@ class Param(Expression[T]):
         if widened is not NOTHING:
             return widened
         kind = type(value).__name__
-        remedy = f"; declare it with type={kind}" if self.type is str else ""
+        is_implied = self.type is str or self.type is type(self.default)
+        remedy = f"; declare it with type={kind}" if is_implied else ""
         raise TypeError(
             f"Param {self.name!r} takes {name_of(self.type)}, not {kind}: {brief(value)}{remedy}"
         )

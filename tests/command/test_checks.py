@@ -296,9 +296,9 @@ def test_scopes_that_no_task_is_in():
 
 
 def test_a_default_of_another_type_than_the_values_is_a_hint():
-    """A Param takes text if it does not say its type, whatever its default is."""
-    counted = cs.Param("count", default=3)
-    others = [cs.Param("a"), cs.Param("b", "x"), cs.Param("c", None), cs.Param("d", 3, int)]
+    """A Param that says type=str takes text, whatever its default is."""
+    counted = cs.Param("count", default=3, type=str)
+    others = [cs.Param("a"), cs.Param("b", "x"), cs.Param("c", None), cs.Param("d", 3)]
     assert told([add(counted, counted), *others]) == [
         "hint: Param 'count': a value given for it is a str, its default is 3; write type=int"
     ]

@@ -171,6 +171,75 @@ def test_an_alias_is_what_it_stands_for(run: Run) -> None:
         cs.Param("p", type=scope["Names"])
 
 
+# The type of the default
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "want"),
+    [
+        (3, "5", 5),
+        (3, 5, 5),
+        (True, "off", False),
+        (False, "yes", True),
+        (0.5, "1.5", 1.5),
+        (0.5, 2, 2.0),
+        ("x", "5", "5"),
+        (Path("a"), "b", Path("b")),
+        (Decimal(1), "0.1", Decimal("0.1")),
+        (b"a", b"b", b"b"),
+        ([1], [2], [2]),
+        ({}, {"a": 1}, {"a": 1}),
+        (None, "5", "5"),
+    ],
+)
+def test_without_a_type_it_is_that_of_the_default(
+    run: Run, default: Any, given: Any, want: Any
+) -> None:
+    """Values and text are taken as if `type=` named the class of the default; None means str."""
+    got = run(cs.Param("p", default), params={"p": given})
+    assert type(got) is type(want)
+    assert got == want
+    assert run(cs.Param("p", default=default, description="d")) is default
+
+
+def test_without_a_default_it_is_a_str(run: Run) -> None:
+    """Neither type nor default: text, and nothing else."""
+    assert cs.Param("p").type is cs.Param("p", None).type is str
+    with pytest.raises(TypeError, match="takes str, not int"):
+        run(cs.Param("p"), params={"p": 5})
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "error", "told"),
+    [
+        (3, "x", ValueError, r"Param 'p' takes int, not 'x'"),
+        (3, 2.5, TypeError, r"takes int, not float: 2\.5; declare it with type=float"),
+        (True, 1, TypeError, r"takes bool, not int"),
+        (True, "maybe", ValueError, r"write 1/0, true/false"),
+        ([1], "1,2", ValueError, r"takes list, not '1,2': .* type=json\.loads"),
+        ((1,), "1,2", ValueError, r"taken apart into characters"),
+        (None, 5, TypeError, r"takes str, not int: 5; declare it with type=int"),
+    ],
+)
+def test_what_is_not_of_the_type_of_the_default_is_refused(
+    run: Run, default: Any, given: Any, error: type[Exception], told: str
+) -> None:
+    """The errors are those of a type that was written down."""
+    with pytest.raises(error, match=told):
+        run(cs.Param("p", default), params={"p": given})
+
+
+def test_a_type_of_the_default_is_as_good_as_a_written_one(run: Run) -> None:
+    """The same type and default declared in both forms are one Param; different ones are two."""
+    assert run([cs.Param("a", 3), cs.Param("a", 3, type=int)], params={"a": "4"}) == [4, 4]
+    assert cs.to_json(cs.Param("a", 3)) == cs.to_json(cs.Param("a", 3, type=int))
+    for one, other in ((3, 3.0), (3, True), (3, "3"), (None, 3), ("x", None)):
+        with pytest.raises(ValueError, match="Param 'a' is declared in two ways: type"):
+            run([cs.Param("a", one), cs.Param("a", other)], params={"a": "1"})
+    with pytest.raises(ValueError, match="type int, default 3, and type float, default 3.0"):
+        run([cs.Param("a", 3), cs.Param("a", 3.0)])
+
+
 # One name in two places
 
 

@@ -597,8 +597,12 @@ def test_all_other_names_are_names(run, name, other):
         (lambda lazy, task: lazy.with_cache(cs.InMemoryCache), "is a class; pass an instance"),
         (lambda lazy, task: cs.Param("n", int), "write type=int"),
         (
-            lambda lazy, task: cs.run(cs.Param("n", default=3), params={"n": 5}),
+            lambda lazy, task: cs.run(cs.Param("n"), params={"n": 5}),
             "Param 'n' takes str, not int: 5; declare it with type=int",
+        ),
+        (
+            lambda lazy, task: cs.run(cs.Param("n", default=3), params={"n": 5.5}),
+            "Param 'n' takes int, not float: 5.5; declare it with type=float",
         ),
         (lambda lazy, task: cs.run(lazy, resources=cs.resource(_yields)), "must be a list"),
         (

@@ -72,6 +72,7 @@ cs.bind(lazy, {"again": lazy})  # error
 cs.Param(3)  # error
 cs.Param("n", type="int")  # error
 wrong: cs.Param[int] = cs.Param("n")  # error
+other: cs.Param[str] = cs.Param("n", 3)  # error
 cs.resource(scope="runs")  # error
 cs.MessageBus().subscribe(int, print)  # error
 
