@@ -459,53 +459,41 @@ def _signature_of(func: Any) -> Signature:
 
 def _constructor(task: Task[..., Any]) -> Callable[..., LazyResult[Any]]:
     """A function with the task's own parameters that makes the LazyResult of a call."""
-    head: list[str] = []
+    parameters = task.signature.parameters.values()
+    is_taken = not {"_make", "_task"}.isdisjoint(task.signature.parameters)
+    make, this = ("__cascade_make", "__cascade_task") if is_taken else ("_make", "_task")
+    scope: dict[str, Any] = {make: LazyResult, this: task}
+    declared: list[Parameter] = []
     positional: list[str] = []
     keyword: list[str] = []
-    scope: dict[str, Any] = {"_make": LazyResult, "_task": task}
-    star_seen = False
-    parameters = list(task.signature.parameters.values())
-    taken = {p.name for p in parameters}
-    rename = {"_make", "_task"} & taken
-    make, this = ("_make", "_task") if not rename else ("__cascade_make", "__cascade_task")
-    scope[make], scope[this] = LazyResult, task
     for index, parameter in enumerate(parameters):
-        name = parameter.name
-        if parameter.kind is Parameter.KEYWORD_ONLY and not star_seen:
-            head.append("*")
-            star_seen = True
-        declared = name
-        if parameter.default is not Parameter.empty:
-            default = f"__cascade_default_{index}"
-            scope[default] = parameter.default
-            declared = f"{name}={default}"
-        if parameter.kind is Parameter.VAR_POSITIONAL:
-            head.append(f"*{name}")
-            positional.append(f"*{name}")
-            star_seen = True
-        elif parameter.kind is Parameter.VAR_KEYWORD:
-            head.append(f"**{name}")
+        name, kind = parameter.name, parameter.kind
+        default: Any = parameter.default
+        if default is not Parameter.empty:
+            default = _Written(f"__cascade_default_{index}")
+            scope[str(default)] = parameter.default
+        declared.append(Parameter(name, kind, default=default))
+        if kind is Parameter.VAR_KEYWORD:
             keyword.append(f"**{name}")
-        elif parameter.kind is Parameter.KEYWORD_ONLY:
-            head.append(declared)
+        elif kind is Parameter.KEYWORD_ONLY:
             keyword.append(f"{name!r}: {name}")
         else:
-            head.append(declared)
-            positional.append(name)
-        last_positional_only = parameter.kind is Parameter.POSITIONAL_ONLY and (
-            index + 1 == len(parameters)
-            or parameters[index + 1].kind is not Parameter.POSITIONAL_ONLY
-        )
-        if last_positional_only:
-            head.append("/")
+            positional.append(f"*{name}" if kind is Parameter.VAR_POSITIONAL else name)
     args = f"({', '.join(positional)},)" if positional else "()"
     kwargs = f", {{{', '.join(keyword)}}}" if keyword else ""
-    source = f"def call({', '.join(head)}):\n    return {make}({this}, {args}{kwargs})\n"
+    source = f"def call{Signature(declared)}:\n    return {make}({this}, {args}{kwargs})\n"
     exec(compile(source, f"<cascade constructor of {task.name}>", "exec"), scope)
     call = scope["call"]
     call.__name__ = task.name
     call.__qualname__ = task.name  # what Python's own message for a wrong call begins with
     return cast("Callable[..., LazyResult[Any]]", call)
+
+
+class _Written(str):
+    """A piece of code in place of a default: its `repr`, which a Signature writes, is itself."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def _refuse_positional(task: Task[..., Any], given: Sequence[object], skip: int = 0) -> None:

@@ -236,7 +236,7 @@ def test_a_type_of_the_default_is_as_good_as_a_written_one(run: Run) -> None:
     for one, other in ((3, 3.0), (3, True), (3, "3"), (None, 3), ("x", None)):
         with pytest.raises(ValueError, match="Param 'a' is declared in two ways: type"):
             run([cs.Param("a", one), cs.Param("a", other)], params={"a": "1"})
-    with pytest.raises(ValueError, match="type int, default 3, and type float, default 3.0"):
+    with pytest.raises(ValueError, match=r"type int, default 3, and type float, default 3\.0"):
         run([cs.Param("a", 3), cs.Param("a", 3.0)])
 
 
