@@ -3,9 +3,10 @@
     python examples/api_client.py [--backend asyncio|trio] [--pages 90] [--vm]
 
 The API (a real HTTP server on the loopback interface, started here) takes at most 50 requests in
-any second and 6 at once; it is busy at times (503), and once it asks everybody to stay away
-(429 with Retry-After). The client keeps to 40 a second and 6 at once, tries again when the API is
-busy, and pauses every fetch when one of them is told to stay away. The server counts what it sees.
+any second and 6 at once; it is busy at times (503 with Retry-After), and once it asks everybody to
+stay away (429 with Retry-After). The client keeps to 40 a second and 6 at once, asks again for each
+page when the API said so and no sooner, and pauses every fetch when one of them is told to stay
+away. The server counts what it sees.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Api:
     requests_at_once: int = 6
     closes_at_request: int = 30
     closed_seconds: int = 1
+    busy_seconds: int = 1
     lock: Lock = field(default_factory=Lock)
     starts: list[float] = field(default_factory=list)
     running: int = 0
@@ -48,15 +50,18 @@ class Api:
     closed_at: float | None = None
     busy_answers: int = 0
     closed_answers: int = 0
+    not_before: dict[str, float] = field(default_factory=dict)  # by path, as Retry-After said
+    came_too_soon: int = 0
 
     @contextmanager
-    def request(self) -> Iterator[int]:
+    def request(self, path: str) -> Iterator[int]:
         """Count a request, from its arrival until its answer is about to leave; gives its number.
 
         The answer leaves after the count went down: the client cannot start the next one before.
         """
         with self.lock:
             self.starts.append(time.monotonic())
+            self.came_too_soon += self.starts[-1] < self.not_before.get(path, 0.0)
             number = len(self.starts)
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -83,6 +88,12 @@ class Api:
             self.busy_answers += busy
             return busy
 
+    def retry_after(self, path: str, seconds: int) -> dict[str, str]:
+        """The header that says when to ask for this path again."""
+        with self.lock:
+            self.not_before[path] = time.monotonic() + seconds
+        return {"Retry-After": str(seconds)}
+
     def most_in_a_second(self) -> int:
         """The largest number of requests that arrived within any one second."""
         first = most = 0
@@ -107,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     api: Api  # of the class that `serving` makes
 
     def do_GET(self) -> None:
-        with self.api.request() as number:
+        with self.api.request(self.path) as number:
             status, headers, body = self.answer(number)
         self.send_response(status)
         for name, value in headers.items():
@@ -118,9 +129,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, number: int) -> tuple[int, dict[str, str], bytes]:
         if self.api.is_closed(number):
-            return 429, {"Retry-After": str(self.api.closed_seconds)}, b""
+            return 429, self.api.retry_after(self.path, self.api.closed_seconds), b""
         if self.api.is_busy(number):
-            return 503, {}, b""
+            return 503, self.api.retry_after(self.path, self.api.busy_seconds), b""
         page = int(self.path.rpartition("/")[2])
         time.sleep(0.02 if page % 2 else 0.2)  # the work: quick and slow pages
         return 200, {}, f"content of page {page}".encode()
@@ -148,7 +159,16 @@ def serving(api: Api) -> Iterator[str]:
 
 
 class TryAgain(Exception):
-    """The API answered that this request may be made again."""
+    """The API answered that this request may be made again, and after how many seconds."""
+
+    def __init__(self, page: int, response: httpx.Response) -> None:
+        super().__init__(f"page {page}: {response.status_code}")
+        self.seconds = float(response.headers["Retry-After"])
+
+
+def as_asked(error: TryAgain, attempt: int) -> float:
+    """The pause before the next attempt: what the API asked for."""
+    return error.seconds
 
 
 @cs.task
@@ -159,12 +179,11 @@ async def fetch(
 ) -> str:
     """The content of one page. Told to stay away, it pauses all fetches, not only itself."""
     response = await client.get(f"/page/{page}")
-    if response.status_code == 429:
-        wait = float(response.headers["Retry-After"])
-        limits.pause(FETCHES, ttl=wait)
-        raise TryAgain(f"page {page}: stay away for {wait} s")
-    if response.status_code == 503:
-        raise TryAgain(f"page {page}: busy")
+    if response.status_code in (429, 503):
+        refusal = TryAgain(page, response)
+        if response.status_code == 429:
+            limits.pause(FETCHES, ttl=refusal.seconds)
+        raise refusal
     return response.raise_for_status().text
 
 
@@ -176,7 +195,7 @@ def count_words(pages: Sequence[str]) -> int:
 def words_of_all_pages(pages: int) -> cs.LazyResult[int]:
     """The workflow: fetch every page, however often that takes, then count."""
     fetched = fetch.map(page=range(pages))
-    fetched.with_retry(max_attempts=8, delay=0.05, backoff=2, jitter=0.5, on=TryAgain)
+    fetched.with_retry(max_attempts=8, delay=as_asked, on=TryAgain)
     return count_words(fetched)
 
 
@@ -217,6 +236,7 @@ def main() -> None:
     print(f"  answered 503   {api.busy_answers}, tried again")
     print(f"  answered 429   {api.closed_answers}, then all fetches paused")
     print(f"  while closed   {api.came_while_closed()} (allowed 0)")
+    print(f"  too soon       {api.came_too_soon}, by the Retry-After of their page (allowed 0)")
     print(f"in any second    {api.most_in_a_second()} (allowed {api.requests_per_second})")
     print(f"at once          {api.most_running} (allowed {api.requests_at_once})")
     print(f"starts granted   {statistics.grants}, of which {statistics.wakeups} had waited")
@@ -231,6 +251,7 @@ def exceeded(api: Api) -> bool:
         api.most_in_a_second() > api.requests_per_second
         or api.most_running > api.requests_at_once
         or api.came_while_closed() > 0
+        or api.came_too_soon > 0
     )
 
 

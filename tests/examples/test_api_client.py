@@ -11,7 +11,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "api_client.py"
 
 
 def test_the_limits_are_never_exceeded(backend: str, use_vm: bool) -> None:
-    """Every page arrives, in spite of 503 and 429, and the server saw no more than it allows."""
+    """Every page arrives, in spite of 503 and 429, no page is asked for again before its
+    Retry-After is over, and the server saw no more than it allows."""
     command = [sys.executable, str(EXAMPLE), "--backend", backend, *["--vm"] * use_vm]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -19,6 +20,7 @@ def test_the_limits_are_never_exceeded(backend: str, use_vm: bool) -> None:
     assert number(r"answered 503 +(\d+)", done.stdout) > 0
     assert number(r"answered 429 +(\d+)", done.stdout) > 0
     assert number(r"while closed +(\d+)", done.stdout) == 0
+    assert number(r"too soon +(\d+)", done.stdout) == 0
     assert number(r"in any second +(\d+)", done.stdout) <= 50
     assert number(r"at once +(\d+)", done.stdout) <= 6
     assert number(r"of which (\d+) had waited", done.stdout) > 0
