@@ -100,6 +100,7 @@ class WrappedCall:
         if value.__class__ is self._usual or not is_awaitable(value):
             self._usual = usual_class(value)
             self._processor.finished(call, "Succeeded", None)
+            self._processor.give_back(call)
             self.has_finished = True
         return value
 

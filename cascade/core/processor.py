@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, current_token
@@ -41,9 +41,11 @@ from cascade.workflow.cache import Hit
 from cascade.workflow.cache_key import cache_key
 
 if TYPE_CHECKING:
-    from cascade.core.run import Run
+    from cascade.core.activity import Activity
+    from cascade.core.services import Services
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
+    from cascade.limits.gate import Session
 
 logger = logging.getLogger("cascade")
 
@@ -52,12 +54,38 @@ AGAIN: Final = object()  # instead of a value: the call waits, without a task, a
 _ABANDONED: Final = object()  # the outcome of a call whose task was cancelled before its turn
 
 
+class Runner(Protocol):
+    """What a processor asks of the run whose calls it executes."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def services(self) -> Services: ...
+    @property
+    def activity(self) -> Activity | None: ...
+    @property
+    def session(self) -> Session: ...
+    @property
+    def is_over(self) -> bool: ...
+    def make_ready(self, call: Call) -> None: ...
+    def make_ready_after(self, seconds: float, call: Call) -> None: ...
+    def spawn_call(
+        self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
+    ) -> None: ...
+    def call_failed(self, call: Call, error: BaseException) -> None: ...
+    def is_cancelled_by(self, error: BaseException) -> bool: ...
+    async def leave_requests_behind(self, error: BaseException | None = None) -> None: ...
+    async def with_task_resources(
+        self, call: Call, stack: AsyncExitStack
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]: ...
+
+
 class Processor:
     """Executes the calls of one run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Runner) -> None:
         self._run = run
-        self._bus = run.bus
+        self._bus = run.services.bus
         self._activity = run.activity
         self._gate = run.services.gate
         self._executor = run.services.executor
@@ -88,7 +116,7 @@ class Processor:
             and not slot.recovers
             and slot.task.mode == "inline"  # asyncio's own cancellation would not wait for others
             and not call.resources
-            and not self._run.gated(call)
+            and not self._is_gated(call)
         )
 
     # The direct path
@@ -164,6 +192,7 @@ class Processor:
                 await self._run.leave_requests_behind()
         except BaseException as error:
             self.failed(call, error)
+            self.give_back(call)
             pause = self._pause_before_retry(call, error)
             failed = self._answer(call, error) if pause is None else None
             if failed is not None:
@@ -174,6 +203,7 @@ class Processor:
                 self._run.make_ready_after(pause, call)
             return
         self.finished(call, "Succeeded", None)
+        self.give_back(call)
         call.place.completed(call, value)
 
     # The path with detours
@@ -185,7 +215,7 @@ class Processor:
         that. Until it has asked, those after it may not: they get tasks too, and ask in order.
         """
         has_asked = call.ticket is not None or self._asks_later(call)
-        if has_asked or not self._run.gated(call):
+        if has_asked or not self._is_gated(call):
             return False
         try:
             is_denied = not self._asking and self._gate.denies(call.slot.name, call.amounts)
@@ -236,7 +266,7 @@ class Processor:
                     if failed is None:
                         raise
                     return failed
-            if pause > 0 or self._run.gated(call):
+            if pause > 0 or self._is_gated(call):
                 self._run.make_ready_after(pause, call)
                 return AGAIN
             await checkpoint()
@@ -451,7 +481,7 @@ class Processor:
         self.finished(call, "Cancelled" if self._run.is_cancelled_by(error) else "Failed", error)
 
     def finished(self, call: Call, status: str, error: BaseException | None) -> None:
-        """The attempt is over: told, and on the direct path its capacity is given back here."""
+        """The attempt is over: told. What it holds is given back by the caller, later maybe."""
         if self._activity is not None:
             self._activity.ended(call.slot.name, status)
         bus = self._bus
@@ -468,8 +498,6 @@ class Processor:
                 error,
             )
             bus.deliver(event, handlers)
-        if call.ticket is not None and self.is_direct(call):
-            self.give_back(call)
 
     def _publish(self, kind: type[TaskEvent], call: Call, *fields: Any) -> None:
         run = self._run
@@ -477,19 +505,22 @@ class Processor:
 
     # The gate
 
+    def _is_gated(self, call: Call) -> bool:
+        """Whether the call has to ask before it starts."""
+        return bool(call.amounts) or self._gate.limits(call.slot.name)
+
     def admit_now(self, call: Call) -> bool:
         """Whether the call is admitted at once, and so starts; nothing is asked for otherwise."""
-        ticket = self._gate.start_now(call.slot.name, call.amounts)
+        ticket = self._gate.start_now(self._run.session, call.slot.name, call.amounts)
         if ticket is None:
             return False
         if ticket is not FREE:
             call.ticket = ticket
-            self._run.tickets[ticket] = True
         return True
 
     def _admit(self, call: Call) -> bool:
         """Whether the call may start now; otherwise it is parked, and made ready when it may."""
-        if not self._run.gated(call):
+        if not self._is_gated(call):
             return True
         resume = partial(self._run.make_ready, call)
         # Not whether it is parked still: who hears that it is may have freed it already.
@@ -499,7 +530,6 @@ class Processor:
         ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, resume)
         if ticket is not FREE:
             call.ticket = ticket
-            self._run.tickets[ticket] = False
         if ticket.parked and self._bus.listens(TaskBlocked):
             self._publish(TaskBlocked, call, ticket.reason)
         if self._activity is not None and ticket.reason is not None:
@@ -512,7 +542,6 @@ class Processor:
         assert ticket is not None
         if not self._gate.start(ticket):
             return False
-        self._run.tickets[ticket] = True
         if self._activity is not None and ticket.reason is not None:
             self._activity.resumed(call.slot.name, ticket.reason, call.attempt)
         return True
@@ -528,7 +557,7 @@ class Processor:
     def give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""
         if call.ticket is not None:
-            self._run.give_back(call.ticket)
+            self._gate.let_go(self._run.session, call.ticket)
             call.ticket = None
 
     # The cache

@@ -55,7 +55,6 @@ from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
     from cascade.core.services import Services
-    from cascade.limits.admission import Ticket
     from cascade.limits.gate import Session
 
 T = TypeVar("T")
@@ -117,7 +116,6 @@ class Run:
         self.providers = RunProviders(services.resources)
         self.max_steps = max_steps
         self.session: Session
-        self.tickets: dict[Ticket, bool] = {}  # asked for, and whether the attempt has started
         self.failure: BaseException | None = None
         self.is_over = False
         self._later_failures: list[BaseException] = []  # in its notes, so many at most
@@ -161,8 +159,6 @@ class Run:
         try:
             await self._drive(begin)
         finally:
-            for ticket in tuple(self.tickets):
-                self.give_back(ticket)
             self.services.gate.leave_run(self.session)
             self._tell_finished(started)
             self.bus.leave_run(self.id)
@@ -281,7 +277,7 @@ class Run:
     def stop(self) -> None:
         """Nothing starts any more, and what runs is cancelled."""
         self.is_over = True
-        self._give_up_waiting()
+        self.services.gate.end_run(self.session)
         if self._work is not None:
             self._work.cancel_scope.cancel()
         self._wake_up()
@@ -336,25 +332,6 @@ class Run:
     ) -> None:
         """Go on with `call` in a task of its own."""
         self.spawn(lambda: self._guard_call(call, function, *args))
-
-    def gated(self, call: Call) -> bool:
-        """Whether the call has to ask the gate before it starts."""
-        return bool(call.amounts) or self.services.gate.limits(call.slot.name)
-
-    def give_back(self, ticket: Ticket) -> None:
-        """The attempt is over, or will not start."""
-        started = self.tickets.pop(ticket, None)
-        if started:
-            self.services.gate.give_back(ticket)
-        elif started is not None:
-            self.services.gate.withdraw(ticket)
-            ticket.resume = _nothing  # which refers to the call, and that to the ticket
-
-    def _give_up_waiting(self) -> None:
-        """Nothing starts any more: what waits at the gate makes room for other runs now."""
-        self.services.gate.end_run(self.session)
-        for ticket in [ticket for ticket, started in self.tickets.items() if not started]:
-            self.give_back(ticket)
 
     # Resources
 
@@ -542,7 +519,7 @@ class Run:
                 # What is left: siblings of a failure, and what was spawned meanwhile, which has to
                 # begin before it is cancelled so that it can give up what it holds.
                 self.is_over = True
-                self._give_up_waiting()
+                self.services.gate.end_run(self.session)
                 self._start_spawned(self._work)
                 self._work.cancel_scope.cancel()
 
@@ -592,7 +569,13 @@ class Run:
 
     def _stands_alone(self) -> bool:
         """Whether one call is all there is, and all that can come while it is awaited."""
-        if self._tasks or self.tickets or self._inline or self._spawned or len(self._starting) > 1:
+        if (
+            self._tasks
+            or self.session.tickets
+            or self._inline
+            or self._spawned
+            or len(self._starting) > 1
+        ):
             return False
         first = self._starting.first()
         return first.__class__ is not Call or self.processor.is_plain(first)
@@ -760,7 +743,3 @@ def _unwrapped(error: BaseException) -> BaseException:
             leaves.append(current)
     interrupts = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
     return interrupts[0] if interrupts else leaves[0] if len(leaves) == 1 else error
-
-
-def _nothing() -> None:
-    """What is resumed when nobody waits any more."""

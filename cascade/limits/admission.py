@@ -976,10 +976,6 @@ class Admission:
         """The parked requests."""
         return [ticket for line in self._lines.values() for ticket in line.waiters]
 
-    def parked_of(self, owner: object) -> list[Ticket]:
-        """The parked requests of one owner."""
-        return [ticket for ticket in self.waiting() if ticket.owner is owner]
-
 
 def _line_key(ticket: Ticket) -> LineKey:
     capacities = tuple([capacity for capacity, _ in ticket.amounts])

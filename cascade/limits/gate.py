@@ -10,11 +10,11 @@ raised, a pause that ends, the timer. That caller has already handed the grant o
 and the timer is set before the first `resume` is called; a `resume` may therefore use the gate,
 withdraw a grant whose `resume` is still to come (which is then not called), and must not raise.
 
-    ticket = gate.ask(session, name, amounts, resume)     or    await gate.acquire(session, ...)
-    (parked: publish ticket.reason, wait for resume; cancelled: gate.withdraw(ticket))
+    ticket = gate.ask(session, name, amounts, resume)
+    (parked: publish ticket.reason, wait for resume)
     gate.start(ticket)          the moment the task starts: here its tokens are taken
     (False: the constraints changed after the grant, and it is parked again: wait for resume)
-    gate.give_back(ticket)      after the attempt
+    gate.let_go(session, ticket)    after the attempt, or when there will be none
 
 Tokens are taken at the start, not at the grant, so that a rate holds for the starts themselves,
 however late the loop gets to run a task that it has woken.
@@ -43,7 +43,7 @@ from types import MappingProxyType
 from typing import Any
 
 import anyio
-from anyio.lowlevel import RunVar, checkpoint_if_cancelled, current_token
+from anyio.lowlevel import RunVar, current_token
 
 from cascade.limits.admission import FREE, GRANTED, Admission, Ticket
 from cascade.limits.constraints import ConstraintManager, GlobalConstraint, Statistics
@@ -55,14 +55,15 @@ _loop_mark: RunVar[object] = RunVar("cascade_gate_loop")
 
 
 class Session:
-    """One run's presence at the gate: its `spawn`, and how many of its requests are parked."""
+    """One run's presence at the gate: its `spawn`, and what it has asked for and not given back."""
 
-    __slots__ = ("around", "ended", "parked", "spawn")
+    __slots__ = ("around", "ended", "parked", "spawn", "tickets")
 
     def __init__(self, spawn: Spawn, around: Around) -> None:
         self.spawn = spawn
         self.around = around  # what tasks hold inside which the run was started
-        self.parked = 0
+        self.tickets: dict[Ticket, None] = {}
+        self.parked = 0  # so many of them
         # Its task group is cancelled or closed: no timer can live there.
         self.ended = False
 
@@ -116,18 +117,22 @@ class Gate:
         return session
 
     def leave_run(self, session: Session) -> None:
-        """The run is over: what it still has parked is withdrawn. To be called on its loop."""
+        """The run is over, and so are all its tickets. To be called on its loop."""
         if session not in self._sessions:
             return
         now = self._seen = self._clock()
         self._sessions.discard(session)
         self._end(session)
-        if session.parked:
-            for ticket in self._state.parked_of(session):
-                # The one before it may have passed its place on to it.
-                if ticket.parked:
-                    session.parked -= 1
+        for ticket in session.tickets:
+            # The one before it may have passed its place on to it.
+            if ticket.parked:
+                session.parked -= 1
+            if ticket.is_running:
+                self._state.give_back(ticket, now)
+            else:
                 self._state.withdraw(ticket, now)
+                ticket.resume = _nothing  # as in `let_go`
+        session.tickets.clear()
         self._evict_timer(session)
         self._settle()
 
@@ -193,6 +198,8 @@ class Gate:
                 self._refuse_deadlock(ticket)
         elif state.parked or state.granted:
             self._settle()
+        if ticket is not FREE:
+            session.tickets[ticket] = None
         return ticket
 
     def _refuse_deadlock(self, ticket: Ticket) -> None:
@@ -213,7 +220,9 @@ class Gate:
                 self._settle()
         return state.denies(name, amounts, now)
 
-    def start_now(self, name: str, amounts: Mapping[str, object] | None) -> Ticket | None:
+    def start_now(
+        self, session: Session, name: str, amounts: Mapping[str, object] | None
+    ) -> Ticket | None:
         """A ticket that has started, if the request is admitted at once, else None.
 
         Nothing is parked. `ValueError` as for `ask`.
@@ -226,29 +235,10 @@ class Gate:
             if state.granted:
                 self._settle()
         ticket = state.start_now(name, amounts, now)
+        if ticket is not None and ticket is not FREE:
+            session.tickets[ticket] = None
         if state.parked or state.granted:
             self._settle()
-        return ticket
-
-    async def acquire(
-        self, session: Session, name: str, amounts: Mapping[str, object] | None = None
-    ) -> Ticket:
-        """A granted ticket. Cancelled while it waits or before it goes on, it passes it on.
-
-        Granted at once, it does not yield to other tasks.
-        """
-        ticket = self.ask(session, name, amounts, _nothing)
-        try:
-            while ticket.parked:
-                ticket.woken = False
-                granted = anyio.Event()
-                ticket.resume = granted.set
-                await granted.wait()
-                # An event that is set lets its waiter go on though it has been cancelled meanwhile.
-                await checkpoint_if_cancelled()
-        except BaseException:
-            self.withdraw(ticket)
-            raise
         return ticket
 
     def start(self, ticket: Ticket) -> bool:
@@ -267,6 +257,17 @@ class Gate:
             return True
         ticket.woken = False
         return False
+
+    def let_go(self, session: Session, ticket: Ticket) -> None:
+        """The attempt is over, or will not start; to say so once more does nothing."""
+        if ticket not in session.tickets:
+            return
+        del session.tickets[ticket]
+        if ticket.is_running:
+            self.give_back(ticket)
+        else:
+            self.withdraw(ticket)
+            ticket.resume = _nothing  # which refers to the call, and that to the ticket
 
     def give_back(self, ticket: Ticket) -> None:
         """The attempt is over, however it ended; what it held goes to those it admits."""
@@ -369,11 +370,16 @@ class Gate:
                 self._set_timer()
 
     def end_run(self, session: Session) -> None:
-        """The run starts nothing any more: no timer may live in it from now on."""
+        """The run starts nothing any more: what it waits for makes room for other runs now.
+
+        No timer may live in it from now on.
+        """
         if session in self._sessions and not session.ended:
             self._end(session)
             self._evict_timer(session)
             self._settle()
+        for ticket in [ticket for ticket in session.tickets if not ticket.is_running]:
+            self.let_go(session, ticket)
 
     def _evict_timer(self, session: Session) -> None:
         if self._sleeper is not None and self._sleeper.session is session:
@@ -468,4 +474,4 @@ def _mark_of_this_loop() -> object:
 
 
 def _nothing() -> None:
-    """What `acquire` hands in before it has an event."""
+    """What is resumed when nobody waits any more."""

@@ -19,7 +19,7 @@ import anyio.to_thread
 import pytest
 import trio
 import trio.testing
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled, current_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +33,25 @@ LONG = bool(os.environ.get("CASCADE_LONG"))
 
 # The name of each task that started, and when.
 Log = list[tuple[str, float]]
+
+
+async def acquire(
+    gate: Gate, session: Session, name: str, amounts: dict[str, Any] | None = None
+) -> Ticket:
+    """A granted ticket. Cancelled while it waits or before it goes on, it passes it on."""
+    ticket = gate.ask(session, name, amounts, no_resume)
+    try:
+        while ticket.parked:
+            ticket.woken = False
+            granted = anyio.Event()
+            ticket.resume = granted.set
+            await granted.wait()
+            # An event that is set lets its waiter go on though it has been cancelled meanwhile.
+            await checkpoint_if_cancelled()
+    except BaseException:
+        gate.withdraw(ticket)
+        raise
+    return ticket
 
 
 class Run:
@@ -53,7 +72,7 @@ class Run:
         self, scope: anyio.CancelScope, name: str, seconds: float, amounts: dict[str, Any]
     ) -> None:
         with scope:
-            ticket = await self.gate.acquire(self.session, name, amounts)
+            ticket = await acquire(self.gate, self.session, name, amounts)
             self.gate.start(ticket)
             self.log.append((name, anyio.current_time()))
             try:
@@ -241,7 +260,7 @@ def test_a_malformed_amount_takes_nothing(inside: Any) -> None:
         gate = Gate({"gpu": 2})
         async with run_at(gate) as run:
             with pytest.raises(ValueError, match="'train' asks for 3 of 'gpu'"):
-                await gate.acquire(run.session, "train", {"gpu": 3})
+                await acquire(gate, run.session, "train", {"gpu": 3})
 
     inside(main)
 
@@ -314,7 +333,7 @@ def test_leaving_withdraws_what_is_still_parked(inside: Any) -> None:
         async with run_at(gate, log) as run:
             async with anyio.create_task_group() as group:
                 other = gate.enter_run(group.start_soon)
-                holder = gate.ask(other, "h", {"gpu": 1}, no_resume)
+                holder = gate.ask(run.session, "h", {"gpu": 1}, no_resume)
                 gate.ask(other, "large", {"gpu": 1}, no_resume)
                 gate.ask(other, "x", None, no_resume)
                 run.do("y", gpu=1)
@@ -366,7 +385,7 @@ def test_whatever_is_cancelled_whenever(seed: int) -> None:
             amounts = chance.choice(choices)
             with scope:
                 await anyio.sleep(chance.randint(0, 8) / 4)
-                ticket = await gate.acquire(run.session, name, amounts)
+                ticket = await acquire(gate, run.session, name, amounts)
                 if chance.random() < 0.1:
                     gate.withdraw(ticket)
                     done.append(k)
@@ -746,7 +765,7 @@ def test_a_start_that_is_late_is_not_made_up_for(inside: Any) -> None:
         async with run_at(gate) as run:
             starts = []
             for late in (0.0, 0.5, 0.0, 0.25, 0.0):
-                ticket = await gate.acquire(run.session, "a")
+                ticket = await acquire(gate, run.session, "a")
                 await anyio.sleep(late)
                 gate.start(ticket)
                 starts.append(anyio.current_time())
@@ -765,7 +784,7 @@ def test_the_upper_bound_holds_on_a_real_clock(backend: str) -> None:
             session = gate.enter_run(group.start_soon)
 
             async def attempt() -> None:
-                ticket = await gate.acquire(session, "a")
+                ticket = await acquire(gate, session, "a")
                 before = anyio.current_time()
                 gate.start(ticket)
                 starts.append((before, anyio.current_time()))
