@@ -27,8 +27,8 @@ from typing import Any, Final
 from cascade.graph.structure import Structure
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.disassemble import head
-from cascade.vm.fusable import NotFusable, features
-from cascade.vm.source import BATCH, ExpressionSource, IterationSource
+from cascade.vm.fusable import Features, NotFusable, features
+from cascade.vm.source import BATCH, Source, source
 from cascade.workflow.expressions import Jump, LazyResult, TailCall
 
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller
@@ -46,8 +46,8 @@ class FusedRoutine:
     `(None, locals)` when it pauses between two iterations.
     """
 
-    def __init__(self, source: IterationSource) -> None:
-        self.features = features = source.features
+    def __init__(self, features: Features, source: Source) -> None:
+        self.features = features
         self.text = source.text
         self._pcs = source.pcs
         self.full = max(1, BATCH // features.calls)
@@ -63,14 +63,13 @@ class FusedRoutine:
             self.filename,
         )
         weakref.finalize(self, linecache.cache.pop, self.filename, None)
-        self._make = self._compiled(source)
+        self._make = self._compiled(source.names)
 
-    def _compiled(self, source: IterationSource) -> Callable[..., Any]:
+    def _compiled(self, names: Mapping[str, Any]) -> Callable[..., Any]:
         scope: dict[str, Any] = {}
         exec(compile(self.text, self.filename, "exec"), scope)
-        bound = source.names
         link = scope["link"]
-        return lambda asked, tasks: link(perf_counter, *asked, **{**bound, **tasks})
+        return lambda asked, tasks: link(perf_counter, *asked, **{**names, **tasks})
 
     def linked(
         self, asked: tuple[Any, ...], wrapped: Mapping[int, Callable[..., Any]] = NONE_WRAPPED
@@ -194,8 +193,8 @@ def _is_of_call(name: str) -> bool:
 
 def fuse(structure: Structure, routine: Routine) -> FusedRoutine:
     """The fused code of a routine; raises `NotFusable` with the reason if there is none."""
-    kind = IterationSource if routine.is_body else ExpressionSource
-    return FusedRoutine(kind(features(structure, routine)))
+    found = features(structure, routine)
+    return FusedRoutine(found, source(found))
 
 
 def fused_listing(blueprint: Blueprint) -> str:

@@ -110,7 +110,7 @@ class HotCode:
         while (entry := self._entry()) is not None:
             linked, values = entry
             watch = self._watch
-            watch.enter(linked)
+            watch.enter(linked)  # a change within its calls empties its guards
             try:
                 pc, left = linked.run(*values)
             except Leave as error:
@@ -123,6 +123,7 @@ class HotCode:
                 watch.leave(linked)
             if not self._goes_on(pc, left, linked):
                 return
+            # Through the queue, where whatever has got ready meanwhile may stand further ahead.
             if self._is_anothers_turn(linked) or perf_counter() >= self._machine.run.slice_end:
                 self._machine.run.enqueue(self)
                 return
@@ -140,7 +141,7 @@ class HotCode:
                 self._leave(*self._left_before(error))
                 return
             except BaseException as error:
-                if is_cancellation(error):
+                if is_cancellation(error):  # no frame: nothing goes on, but steps are counted
                     _, left = self._fused.raised_at(error)
                     self._count(left["done"] + left["i"])
                     raise
@@ -175,7 +176,7 @@ class HotCode:
         if fused.features.is_async and run.activity is not None:
             limit = 0  # each batch is counted: it may take any time
         linked = self._linked()
-        if fused.is_slow:
+        if fused.is_slow:  # empty guards ask after each call, which then looks at the clock
             linked.forget()
         return linked, (turns, limit, run.slice_end, most, *given)
 
@@ -209,7 +210,7 @@ class HotCode:
         """The row whose call has to wait."""
         pc, left = self._fused.raised_at(error)
         self._count(left["done"] + left["i"])
-        return ~pc, left
+        return ~pc, left  # the call was not made: it is the interpreter's to ask for again
 
     # Leaving
 
@@ -221,6 +222,8 @@ class HotCode:
             return True
         self._count(left["done"] + left["i"])
         self._fused.tell_left(left["i"] + 1, perf_counter() - left["last"])
+        # A change within the call may have brought somebody who has to hear how it ended: then the
+        # interpreter ends it, which publishes and gives back.
         if self._was_heard(pc, linked) and self._follows(pc, left):
             return True
         self._leave(pc, left)
@@ -351,6 +354,7 @@ class HotLoop(HotCode):
                 return run.inputs.value(home.data[row.declared])
             case isa.Inject():
                 name = home.structure.slots[row.site].name
+                # Others are set up anew for each step or call: never there beforehand.
                 definition = run.providers.find(name, "the target")
                 lease = run.holdings.ready(name) if definition.scope == "run" else None
                 return ABSENT if lease is None else lease.value
@@ -374,6 +378,7 @@ class HotLoop(HotCode):
         structure = self._home.structure
         slot = structure.slots[self._program.routine.root]
         found = self._trampoline.next_iteration(structure, slot, left[self._fused.features.result])
+        # This step and the next: the interpreter raises where the limit is met.
         if found is None or self._trampoline.steps_left(self._counts_steps()) < 2:
             return False
         root, overrides = found
@@ -383,6 +388,7 @@ class HotLoop(HotCode):
         fused = program.fused
         if (
             not isinstance(fused, FusedRoutine)
+            # Another kind would have to stand in another queue, which only `enqueue` decides.
             or (fused.features.is_async, fused.features.is_mixed) != (self.is_async, self.is_mixed)
             or not fused.accepts(overrides)
         ):
@@ -425,7 +431,7 @@ class HotExpression(HotCode):
 
     def _count(self, iterations: int) -> None:
         super()._count(iterations)
-        self._machine.run.services.plans.hits += iterations
+        self._machine.run.services.plans.hits += iterations  # each match stood for one load
 
     def _paused(self, left: dict[str, Any]) -> None:
         self._data = self._fused.data(left)

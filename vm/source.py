@@ -22,6 +22,7 @@ the expression against the structure, and what stands where literals stand is th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any, Final
 
@@ -37,30 +38,51 @@ BATCH: Final = 64  # calls between two looks at the clock, while they are fast
 ABSENT: Final = object()  # the value of a register that nothing was written to
 
 
-class IterationSource:
-    """The text of one function, and which row each line of it belongs to."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The text of one function, the row that each line belongs to, and what its names mean.
+
+    The row is -1 for a line that stands for nothing that the routine does.
+    """
+
+    text: str
+    pcs: tuple[int, ...]
+    names: Mapping[str, Any]
+
+
+def source(features: Features) -> Source:
+    """The text for the routine that has these features."""
+    kind = _IterationWriter if features.routine.is_body else _ExpressionWriter
+    return kind(features).written()
+
+
+class _IterationWriter:
+    """Writes the text for one iteration of a loop."""
 
     def __init__(self, features: Features) -> None:
-        self.features = features
+        self._features = features
         self._slots = features.structure.slots
         self._routine = features.routine
         self._variables = features.variables
         self._lines: list[str] = []
-        self.pcs: list[int] = []
+        self._pcs: list[int] = []
         self._pc = -1
         self._depth = 0
         blueprint = Blueprint(features.structure, (features.routine,))
         self._comments = row_texts(blueprint, features.routine)
-        self.names: dict[str, Any] = {}
+        self._names: dict[str, Any] = {}
+
+    def written(self) -> Source:
+        """All of it."""
         self._emit()
-        self.text = "\n".join(self._lines) + "\n"
+        return Source("\n".join(self._lines) + "\n", tuple(self._pcs), self._names)
 
     # Text
 
     def _line(self, text: str, comment: str = "") -> None:
         line = "    " * self._depth + text
         self._lines.append(f"{line:<58}  # {comment}" if comment else line)
-        self.pcs.append(self._pc)
+        self._pcs.append(self._pc)
 
     def _block(self, head: str, comment: str = "") -> _Block:
         self._line(head, comment)
@@ -71,19 +93,20 @@ class IterationSource:
         cells += [
             f"c{pc}"
             for pc, row in enumerate(self._routine.code)
-            if isinstance(row, isa.Invocation) and pc != self.features.body
+            if isinstance(row, isa.Invocation) and pc != self._features.body
         ]
         body_at = len(self._lines)
         with self._block("def link():"):  # the names are filled in below
             self._line(f"{' = '.join(cells)} = None")
-            given = [f"k{index}" for index in self.features.literals]
-            given += [_given_name(row) for row in self.features.constants]
+            given = [f"k{index}" for index in self._features.literals]
+            given += [_given_name(row) for row in self._features.constants]
             given += [f"p_{name}" for name in self._variables]
-            head = f"{'async ' if self.features.is_async else ''}def run"
+            head = f"{'async ' if self._features.is_async else ''}def run"
             with self._block(f"{head}({', '.join(['turns', 'limit', 'end', 'most', *given])}):"):
                 self._emit_turns()
             self._line("return run")
-        names = ["clock", "leave", "pace", "usual", "literal", *self.names]
+        # Known only now. Arguments, not globals: each run links the text with asks of its own.
+        names = ["clock", "leave", "pace", "usual", "literal", *self._names]
         self._lines[body_at] = f"def link({', '.join(names)}):"
 
     def _emit_turns(self) -> None:
@@ -97,18 +120,19 @@ class IterationSource:
             self._line("done += batch")
             self._line("now = clock()")
             with self._block("if now >= end or done >= limit:"):
-                if self.features.is_async:
+                if self._features.is_async:
                     self._line("turns, limit, end = await pace(batch, done, most, now, last)")
                 else:
                     self._line("turns, limit = pace(batch, done, most, now, last)")
                 with self._block("if not turns:"):
                     self._line("return None, locals()")
                 self._line("batch = len(turns)")
-                if self.features.is_async:
+                if self._features.is_async:  # what others did meanwhile is not the batch's time
                     self._line("now = clock()")
-            self._line("last = now")
+            self._line("last = now")  # one reading of the clock ends a batch and begins the next
 
     def _emit_rows(self) -> None:
+        # Of the iteration before, some are still set; and who leaves reads all of them.
         for region in range(1, self._routine.regions):
             self._line(f"g{region} = False")
         block: _Block | None = None
@@ -124,9 +148,9 @@ class IterationSource:
                     block.__enter__()
             self._pc = pc
             _EMIT[type(row)](self, pc, row)
-            if isinstance(row, isa.Invocation) and pc != self.features.body:
+            if isinstance(row, isa.Invocation) and pc != self._features.body:
                 calls += 1
-                if not calls % BATCH:
+                if not calls % BATCH:  # one iteration alone may be longer than a batch
                     with self._block("if clock() >= end:"):
                         self._line(f"return {pc}, locals()")
         if block is not None:
@@ -138,14 +162,14 @@ class IterationSource:
 
     def _arguments(self, row: isa.Invocation) -> str:
         is_body = row.site == self._routine.root
-        names = self.features.parameters.positional if is_body else []
+        names = self._features.parameters.positional if is_body else []
         shown = [
             f"p_{names[position]}"
             if position < len(names) and names[position] in self._variables
             else self._value(ref)
             for position, ref in enumerate(row.args)
         ]
-        keywords = self.features.parameters.names[len(names) :] if is_body else []
+        keywords = self._features.parameters.names[len(names) :] if is_body else []
         for name, ref in row.kwargs:
             is_brought = name in keywords and name in self._variables
             value = f"p_{name}" if is_brought else self._value(ref)
@@ -153,10 +177,10 @@ class IterationSource:
         return ", ".join(shown)
 
     def _call(self, pc: int, row: isa.Invocation) -> None:
-        if overwrites(row, self._slots[row.site]):
+        if overwrites(row, self._slots[row.site]):  # should the interpreter have to try again
             self._line(f"o{row.dst} = r{row.dst}")
         task = f"t{row.site}"
-        self.names[task] = self._slots[row.site].task.func
+        self._names[task] = self._slots[row.site].task.func
         awaits = "await " if isinstance(row, isa.Await) else ""
         text = f"r{row.dst} = {awaits}{task}({self._arguments(row)})"
         self._line(text, self._comments[pc])
@@ -165,7 +189,7 @@ class IterationSource:
     def _emit_call(self, pc: int, row: isa.Invocation) -> None:
         self._emit_demands(pc, row)
         self._call(pc, row)
-        if pc == self.features.body:
+        if pc == self._features.body:
             self._emit_end(pc, f"r{row.dst}")
             return
         with self._block(f"if r{row.dst}.__class__ is not c{pc} and leave({pc}, r{row.dst}):"):
@@ -175,9 +199,9 @@ class IterationSource:
         """What stands below the call but is demanded before it: if absent, it may start first."""
         code = self._routine.code
         opened = {region for above in code[:pc] for region in above.opens()}
-        for constant in self.features.constants:
+        for constant in self._features.constants:
             if constant.at in opened and constant in code[pc:]:
-                self.names["absent"] = ABSENT
+                self._names["absent"] = ABSENT
                 is_open = "" if constant.at == row.at else f"g{constant.at} and "
                 with self._block(f"if {is_open}{_given_name(constant)} is absent:"):
                     self._line(f"return ~{pc}, locals()")
@@ -195,7 +219,7 @@ class IterationSource:
         self._line(f"r{row.dst} = {self._value(row.value)}", self._comments[pc])
 
     def _emit_choose(self, pc: int, row: isa.Choose) -> None:
-        self.names[f"choose{row.site}"] = _chooser(self._slots[row.site])
+        self._names[f"choose{row.site}"] = _chooser(self._slots[row.site])
         self._line(f"q = choose{row.site}({self._value(row.selector)})", self._comments[pc])
         for number, (ref, region) in enumerate(row.routes):
             word = "elif" if number else "if"
@@ -213,8 +237,8 @@ class IterationSource:
         elif isinstance(row, isa.Tuple) and not slot.data:
             text = f"({members})"
         else:
-            self.names[f"t{row.site}"] = slot
-            self.names["build"] = build
+            self._names[f"t{row.site}"] = slot
+            self._names["build"] = build
             shape = self._value(slot.data) if slot.data else "None"
             text = f"build(t{row.site}, {shape}, ({members}))"
         self._line(f"r{row.dst} = {text}", self._comments[pc])
@@ -224,7 +248,7 @@ class IterationSource:
         given = _given_name(row)
         comment = self._comments[pc]
         if row.at:  # what each iteration demands at once is there, or fused code is not entered
-            self.names["absent"] = ABSENT
+            self._names["absent"] = ABSENT
             with self._block(f"if {given} is absent:", comment):
                 self._line(f"return ~{pc}, locals()")
             comment = ""
@@ -240,7 +264,9 @@ class IterationSource:
         return ["jump", "tail", "plain"]
 
     def _emit_end(self, pc: int, result: str) -> None:
-        home = [] if self.features.slot.bound is None else self._keys_home(self.features.slot.bound)
+        home = (
+            [] if self._features.slot.bound is None else self._keys_home(self._features.slot.bound)
+        )
         if home:
             with self._block(f"if {result}.__class__ is jump:"):
                 self._emit_jump(pc, result, home)
@@ -250,22 +276,23 @@ class IterationSource:
             self._line(f"return {pc}, locals()")
 
     def _keys_home(self, bound: int) -> list[Any]:
-        routes = self.features.structure.selectors[bound]
+        routes = self._features.structure.selectors[bound]
         return [key for key, route in routes.items() if route == self._routine.root]
 
     def _emit_jump(self, pc: int, result: str, home: list[Any]) -> None:
-        assert self.features.slot.bound is not None
+        assert self._features.slot.bound is not None
         for number, key in enumerate(home):
-            self.names[f"key{number}"] = key
-        self.names["leads_home"] = _leads_to(
-            self._routine.root, self.features.structure.selectors[self.features.slot.bound]
+            self._names[f"key{number}"] = key
+        self._names["leads_home"] = _leads_to(
+            self._routine.root, self._features.structure.selectors[self._features.slot.bound]
         )
+        # A key that is the very object needs no hash: mostly it is a constant of the code.
         others = " and ".join(f"key is not key{number}" for number in range(len(home)))
         self._line(f"key = {result}.target_key")
         with self._block(f"if {others} and not leads_home(key):"):
             self._line(f"return {pc}, locals()")
         self._line(f"d = {result}.data")
-        first = self.features.parameters.first(is_method=self.features.slot.is_method)
+        first = self._features.parameters.first(is_method=self._features.slot.is_method)
         takes_first = first in self._variables and self._routine.given <= {first}
         if takes_first:
             with self._block("if d.__class__ is plain:"):
@@ -329,11 +356,11 @@ class IterationSource:
                 )
 
     def _own_value(self, name: str) -> str:
-        return self._value(self.features.own[name])
+        return self._value(self._features.own[name])
 
     def _assign_positional(self, pc: int) -> None:
         """By how many arguments a TailCall has, as far as they are all variables."""
-        names = self.features.parameters.positional[1 if self.features.slot.is_method else 0 :]
+        names = self._features.parameters.positional[1 if self._features.slot.is_method else 0 :]
         most = next((i for i, n in enumerate(names) if n not in self._variables), len(names))
         word = "if"
         self._line("n = len(a)")
@@ -350,15 +377,15 @@ class IterationSource:
             self._line(f"return {pc}, locals()")
 
 
-class ExpressionSource(IterationSource):
-    """The text for a returned expression: its end is to match the next one.
+class _ExpressionWriter(_IterationWriter):
+    """Writes the text for a returned expression: its end is to match the next one.
 
     The next is matched against the structure, node by node from the target on; what stands where
     the structure has a literal is its data.
     """
 
     def _cells(self) -> list[str]:
-        return ["lazy", *(f"d{number}" for number in range(self.features.structure.literals))]
+        return ["lazy", *(f"d{number}" for number in range(self._features.structure.literals))]
 
     def _emit_end(self, pc: int, result: str) -> None:
         with self._block(f"if {result}.__class__ is not lazy:"):
@@ -367,12 +394,12 @@ class ExpressionSource(IterationSource):
         todo = [self._routine.root]
         for index in todo:  # grows, and ends: what a call needs has a lower index
             todo += self._emit_match(pc, self._slots[index], names)
-        if not self._is_path():
+        if not self._is_path():  # else two nodes might be one object, which is another structure
             with self._block(
                 f"if len({{{', '.join(f'id({n})' for n in names.values())}}}) != {len(names)}:"
             ):
                 self._line(f"return {pc}, locals()")
-        for number in self.features.literals:
+        for number in self._features.literals:
             self._line(f"k{number} = n{number}")
 
     def _emit_match(self, pc: int, slot: Slot, names: dict[int, str]) -> list[int]:
@@ -380,7 +407,7 @@ class ExpressionSource(IterationSource):
         name = names[slot.index]
         refs = slot.args if slot.kind is TASK else slot.members
         if slot.kind is TASK:
-            self.names[f"x{slot.index}"] = slot.task
+            self._names[f"x{slot.index}"] = slot.task
             lazy = "" if slot.index == self._routine.root else f"{name}.__class__ is not lazy or "
             parameters = slot.task.parameters
             keywords = f" or {name}.kwargs" if parameters.has_keywords else ""
@@ -429,14 +456,14 @@ def overwrites(row: isa.Invocation, slot: Slot) -> bool:
 class _Block:
     """Lines that stand one step further in."""
 
-    def __init__(self, source: IterationSource) -> None:
-        self._source = source
+    def __init__(self, writer: _IterationWriter) -> None:
+        self._writer = writer
 
     def __enter__(self) -> None:
-        self._source._depth += 1
+        self._writer._depth += 1
 
     def __exit__(self, *_: object) -> None:
-        self._source._depth -= 1
+        self._writer._depth -= 1
 
 
 def _given_name(row: isa.Producer) -> str:
@@ -469,20 +496,20 @@ def _leads_to(root: Ref, routes: Mapping[Any, Ref | None]) -> Callable[[Any], bo
     return leads_home
 
 
-_EMIT: Final[Mapping[type[isa.Instruction], Callable[[IterationSource, int, Any], None]]] = {
-    isa.Call: IterationSource._emit_call,
-    isa.Await: IterationSource._emit_call,
-    isa.Branch: IterationSource._emit_branch,
-    isa.Default: IterationSource._emit_copy,
-    isa.Take: IterationSource._emit_copy,
-    isa.Choose: IterationSource._emit_choose,
-    isa.Open: IterationSource._emit_open,
-    isa.List: IterationSource._emit_container,
-    isa.Tuple: IterationSource._emit_container,
-    isa.Dict: IterationSource._emit_container,
-    isa.Shared: IterationSource._emit_constant,
-    isa.Outer: IterationSource._emit_constant,
-    isa.Param: IterationSource._emit_constant,
-    isa.Inject: IterationSource._emit_constant,
-    isa.Follow: IterationSource._emit_follow,
+_EMIT: Final[Mapping[type[isa.Instruction], Callable[[_IterationWriter, int, Any], None]]] = {
+    isa.Call: _IterationWriter._emit_call,
+    isa.Await: _IterationWriter._emit_call,
+    isa.Branch: _IterationWriter._emit_branch,
+    isa.Default: _IterationWriter._emit_copy,
+    isa.Take: _IterationWriter._emit_copy,
+    isa.Choose: _IterationWriter._emit_choose,
+    isa.Open: _IterationWriter._emit_open,
+    isa.List: _IterationWriter._emit_container,
+    isa.Tuple: _IterationWriter._emit_container,
+    isa.Dict: _IterationWriter._emit_container,
+    isa.Shared: _IterationWriter._emit_constant,
+    isa.Outer: _IterationWriter._emit_constant,
+    isa.Param: _IterationWriter._emit_constant,
+    isa.Inject: _IterationWriter._emit_constant,
+    isa.Follow: _IterationWriter._emit_follow,
 }

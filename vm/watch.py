@@ -53,6 +53,7 @@ class Watch:
         limits = run.services.gate.limits
         if run.bus.hears_tasks or any(limits(name) for name in task_names):
             return False
+        # Only a yes is kept. After a no calls are wrapped, beside which asking costs nothing.
         if len(self._allowed) >= MOST_KEPT:
             self._allowed.clear()
         self._allowed[task_names] = self.version
@@ -60,7 +61,8 @@ class Watch:
 
     def enter(self, linked: Linked) -> None:
         """`linked` runs from now on."""
-        linked.arm(self.version)
+        linked.arm(self.version)  # who enters has just asked, or has wrapped the calls
+        # Counted: several places of one run may await within the same code.
         self._running[linked] = self._running.get(linked, 0) + 1
 
     def leave(self, linked: Linked) -> None:
@@ -72,6 +74,8 @@ class Watch:
             del self._running[linked]
 
     def _changed(self) -> None:
+        # Whatever it is: changes are rare, and code that may still run comes back after the one
+        # iteration that the interpreter ends.
         self.version += 1
         self.usual = None
         for linked in self._running:
@@ -95,18 +99,19 @@ def guards(
         linked = own()
         if linked.version != watch.version or not is_ordinary(value):
             return True
-        if tier.leaves is not None:
+        if tier.leaves is not None:  # nothing is learnt, so that it is asked after every call
             return tier.leaves()
         if not fused.is_slow:
             linked.learn(pc, usual_class(value))
             return False
+        # Slow code learns no class, so that each of its calls comes here and the slice is kept.
         now = perf_counter()
         fused.tell_look(now)
         return now >= run.slice_end
 
     def usual(data: Any) -> bool:
         """Whether `data` of a Jump is the first argument of the next iteration."""
-        if isinstance(data, dict) or data is None:
+        if isinstance(data, dict) or data is None:  # arguments by name, or none
             return False
         own().learn_data(data.__class__)
         return True
@@ -126,6 +131,7 @@ def guards(
             return (), limit, run.slice_end
         if not turns and done < most:
             await run.give_way()
+            # To pause returns to `HotCode`, which looks again whether the run is over and who asks.
             if not run.is_over and own().version == watch.version:
                 turns, limit = fused.turns(fused.batch, done, most)
         return turns, limit, run.slice_end
