@@ -358,6 +358,7 @@ def test_wrong_usage_is_one_line(arguments, said, command, flow, tmp_path, monke
     ],
 )
 def test_exit_codes_of_the_process(cascade, flow, arguments, code):
+    """The process exits with the code of what happened: 0, 1 for a failure, 2 for wrong usage."""
     assert cascade(*arguments).returncode == code
 
 

@@ -98,12 +98,15 @@ def test_one_blueprint_serves_all_data_of_its_structure(inside: Callable[..., An
 
 
 def test_other_than_its_literals_are_refused(inside: Callable[..., Any]) -> None:
+    """A Blueprint runs with as many literals as it was built with, else an error gives both
+    counts."""
     blueprint, data = cs.BlueprintBuilder().build(plus(1))
     with pytest.raises(ValueError, match="2 literals, but data holds 1"):
         execute(inside, blueprint, data[:1])
 
 
 def test_params_are_given_to_the_machine(inside: Callable[..., Any]) -> None:
+    """A Blueprint gets its params when it is executed; without them the usual error is raised."""
     blueprint, data = cs.BlueprintBuilder().build(plus(cs.Param("n", type=int)))
     assert execute(inside, blueprint, data, params={"n": "4"}) == 5
     with pytest.raises(cs.MissingParameterError):

@@ -47,4 +47,5 @@ def test_the_program_does_what_it_says(path: Path, run: Callable[..., Any]) -> N
 
 
 def test_there_are_enough_of_them() -> None:
+    """At least 25 listings are kept."""
     assert len(GOLDEN) >= 25

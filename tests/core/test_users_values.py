@@ -111,6 +111,7 @@ def test_what_a_comparison_of_keys_raises_is_what_surfaces(
 
 @pytest.mark.parametrize("key", [[], {}, set(), [1], bytearray()])
 def test_what_cannot_be_a_key_is_an_unknown_one_of_a_jump(run: Run, key: Any) -> None:
+    """A Jump with an unhashable key fails as one with an unknown key does."""
     node = same(cs.Jump(key))
     with pytest.raises(cs.JumpKeyError):
         run(cs.bind(node, cs.select_jump({"again": node, "end": None})))

@@ -47,9 +47,11 @@ def programs(pick: st.DrawFn) -> Program:
 @settings(max_examples=150)
 @given(programs())
 def test_drawn_programs_agree(program: Program) -> None:
+    """Any program that hypothesis draws does the same under every strategy and event loop."""
     found = divergence(program, runs([program])[0])
     assert found is None, f"{found}\n{program}"
 
 
 def test_a_seed_gives_one_program() -> None:
+    """The same seed always gives the same program."""
     assert [seeded(n) for n in range(50)] == [seeded(n) for n in range(50)]

@@ -179,6 +179,7 @@ MODULES = read_modules(
 
 
 def test_arrows_go_one_way() -> None:
+    """No import in the package breaks the rules above."""
     assert violations(MODULES) == []
 
 
@@ -197,6 +198,7 @@ def test_folders_make_no_circle() -> None:
 
 
 def test_trio_is_loaded_by_those_who_ask_for_it() -> None:
+    """`import cascade` does not import trio."""
     program = "import sys, cascade; print('trio' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
@@ -240,6 +242,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 @pytest.mark.parametrize("module", ["errors", "events"])
 def test_every_error_and_event_is_exported(module: str) -> None:
+    """Every public class of errors.py and events.py can be imported from `cascade`."""
     tree = ast.parse(MODULES[f"cascade.{module}"].source)
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     assert {name for name in classes if not name.startswith("_")} <= set(cascade.__all__)
@@ -247,6 +250,7 @@ def test_every_error_and_event_is_exported(module: str) -> None:
 
 @pytest.mark.parametrize("package", [name for name in CONTRACT if name in SETUPTOOLS["packages"]])
 def test_the_names_of_the_contract_are_public(package: str) -> None:
+    """`cascade` exports every name of the contract."""
     assert set(CONTRACT[package].split()) - set(cascade.__all__) == set()
 
 
@@ -288,6 +292,7 @@ def read(**sources: str) -> dict[str, Module]:
     ],
 )
 def test_the_rules_can_be_broken(where: str, source: str, said: list[str]) -> None:
+    """Each kind of forbidden import is found, and what is allowed is not reported."""
     context = read(init="", errors="", workflow__task="", core__run="", core__interpreter="")
     context |= read(graph__solver="", compiler="", vm="")
     found = violations(context | read(**{where: source}))
@@ -311,6 +316,7 @@ def test_a_circle_is_found_however_it_is_imported(source: str) -> None:
 
 
 def test_bound_names_leaves_modules_and_private_names_out() -> None:
+    """Imported modules and names with an underscore do not count as exports."""
     source = (
         "import json\nfrom a import b as c, _d\nE = 1\nf: int = 2\ndef g(): pass\nclass _H: pass"
     )

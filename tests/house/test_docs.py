@@ -208,6 +208,7 @@ def check(text: str, module: ModuleType, path: Path | None = None) -> None:
 @pytest.mark.timeout(240)  # each command of a page is a process of its own
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_page(path: Path, main: ModuleType) -> None:
+    """The examples of a page run, and print what the page shows below them."""
     check(path.read_text(encoding="utf-8"), main, path)
 
 
@@ -224,6 +225,7 @@ def module_names() -> list[str]:
 
 @pytest.mark.parametrize("name", module_names())
 def test_module(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctests of a module pass."""
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
     runner, said = doctest.DocTestRunner(), []
@@ -281,6 +283,7 @@ def page(*parts: str) -> str:
     ],
 )
 def test_runner_passes(text: str, main: ModuleType) -> None:
+    """A page whose examples do what it shows passes."""
     check(text, main)
 
 
@@ -318,11 +321,13 @@ def test_runner_passes(text: str, main: ModuleType) -> None:
     ],
 )
 def test_runner_fails(text: str, error: type[BaseException], main: ModuleType) -> None:
+    """A page whose output differs, or whose blocks are malformed, fails."""
     with pytest.raises(error):
         check(text, main)
 
 
 def test_a_traceback_shows_the_line_of_the_page(main: ModuleType) -> None:
+    """An example that raises is reported at its line of the page."""
     with pytest.raises(ZeroDivisionError) as caught:
         check(page("# Title", "", "[python", "x = 1", "x / 0", "]"), main)
     assert caught.traceback[-1].lineno + 1 == 5
@@ -340,6 +345,7 @@ Then
 
 
 def test_what_a_page_defines_reaches_a_worker_process(main: ModuleType) -> None:
+    """A page may define tasks that run in worker processes."""
     guarded = [
         "[python",
         "if __name__ == '__main__':",

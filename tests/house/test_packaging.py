@@ -33,6 +33,7 @@ def test_every_folder_of_modules_is_a_listed_package() -> None:
 
 
 def test_packages_on_disk_sees_nested_and_doubled_folders(tmp_path: Path) -> None:
+    """Every folder with Python files counts as a package, even if two give one name."""
     for file in ("cascade/__init__.py", "cascade/vm/a.py", "vm/b.py", "vm/deep/er/c.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
@@ -46,6 +47,7 @@ def test_packages_on_disk_sees_nested_and_doubled_folders(tmp_path: Path) -> Non
 
 
 def test_every_package_in_the_root_is_mapped() -> None:
+    """Each package folder in the root is installed under a name."""
     roots = {init.parent.name for init in ROOT.glob("*/__init__.py")}
     assert roots <= set(SETUPTOOLS["package-dir"].values())
 
@@ -62,11 +64,13 @@ def test_every_package_is_installed_from_its_folder(package: str) -> None:
 
 
 def test_py_typed_is_shipped() -> None:
+    """The wheel has `py.typed`, so that type checkers read the annotations."""
     assert any(fnmatchcase("py.typed", glob) for glob in SETUPTOOLS["package-data"]["cascade"])
     assert importlib.resources.files("cascade").joinpath("py.typed").is_file()
 
 
 def test_an_installation_needs_anyio_and_trio_only() -> None:
+    """Without extras, only anyio and trio are required."""
     requires = importlib.metadata.requires("cascade-vm") or []
     names = {re.split(r"[^\w-]", line)[0] for line in requires if "extra ==" not in line}
     assert names == {"anyio", "trio"}

@@ -24,6 +24,7 @@ LONG = bool(os.environ.get("CASCADE_LONG"))
 
 
 def test_a_float_counts_as_the_decimal_it_prints_as() -> None:
+    """Amounts are exact: 0.1 means one tenth, not the binary number next to it."""
     assert exact(0.1) == Fraction(1, 10)
     assert exact(1e-7) == Fraction(1, 10**7)
     assert exact(Decimal("0.10")) == Fraction(1, 10)
@@ -33,6 +34,7 @@ def test_a_float_counts_as_the_decimal_it_prints_as() -> None:
 
 @pytest.mark.parametrize("amount", [0.1, Decimal("0.1"), Fraction(1, 10)])
 def test_ten_tenths_fit_into_one(amount: Any) -> None:
+    """A capacity of 1.0 admits ten tasks of 0.1 and makes the eleventh wait."""
     gate = Gate({"memory_gb": 1.0})
     tickets = [gate._state.ask("t", {"memory_gb": amount}, 0.0) for _ in range(11)]
     assert [ticket.parked for ticket in tickets] == [False] * 10 + [True]
@@ -40,6 +42,7 @@ def test_ten_tenths_fit_into_one(amount: Any) -> None:
 
 @given(st.lists(st.decimals(0, 1, places=3).filter(bool), max_size=30))
 def test_what_is_taken_and_given_back_leaves_no_trace(amounts: list[Decimal]) -> None:
+    """Whatever amounts were taken, giving them back restores the capacity exactly."""
     gate = Gate({"memory_gb": 40})
     state = gate._state
     tickets = [state.ask("t", {"memory_gb": float(amount)}, 0.0) for amount in amounts]
@@ -50,6 +53,7 @@ def test_what_is_taken_and_given_back_leaves_no_trace(amounts: list[Decimal]) ->
 
 
 def test_no_drift_after_a_million_acquisitions_of_a_tenth() -> None:
+    """Taking and giving back never adds up to a rounding error."""
     state = Gate({"memory_gb": 1.0})._state
     held = [state.ask("t", {"memory_gb": 0.1}, 0.0) for _ in range(9)]
     for _ in range(1_000_000 if LONG else 100_000):
@@ -66,6 +70,7 @@ def test_no_drift_after_a_million_acquisitions_of_a_tenth() -> None:
     [0, -1, 0.0, True, math.nan, math.inf, "1", None, 1j, Decimal("nan"), Decimal("1e999999999")],
 )
 def test_a_malformed_amount_names_task_and_amount(amount: Any) -> None:
+    """An amount that is no finite number above 0 is an error, limited or not, and takes nothing."""
     state = Gate({"gpu": 2})._state
     for resource in ("gpu", "unlimited"):
         with pytest.raises(ValueError, match=rf"'train' wants {resource}=") as caught:
@@ -75,6 +80,7 @@ def test_a_malformed_amount_names_task_and_amount(amount: Any) -> None:
 
 
 def test_more_than_the_capacity_is_an_error_that_names_both() -> None:
+    """A task that could never start is refused at once, and takes nothing."""
     state = Gate({"gpu": 2, "memory_gb": 0.5})._state
     with pytest.raises(
         ValueError, match=r"'train' asks for 3 of 'gpu', more than its capacity of 2"
@@ -86,6 +92,7 @@ def test_more_than_the_capacity_is_an_error_that_names_both() -> None:
 
 
 def test_names_without_capacity_are_not_limited() -> None:
+    """Any amount is free of a resource that the engine gives no capacity."""
     gate = Gate({"gpu": 1})
     tickets = [gate._state.ask("t", {"licence": 10}, 0.0) for _ in range(5)]
     assert not any(ticket.parked for ticket in tickets)
@@ -94,6 +101,7 @@ def test_names_without_capacity_are_not_limited() -> None:
 
 @pytest.mark.parametrize("value", [-1, True, math.nan, math.inf, "2", None])
 def test_a_malformed_capacity_is_an_error(value: Any) -> None:
+    """A capacity is a finite number, 0 or more."""
     with pytest.raises(ValueError, match="system_resources gives 'gpu'"):
         Gate({"gpu": value})
 
@@ -115,6 +123,7 @@ def test_a_malformed_capacity_is_an_error(value: Any) -> None:
     ],
 )
 def test_rates(rate: Any, per_second: Fraction) -> None:
+    """A rate in each of its forms is an exact number of starts per second."""
     assert parse_rate(rate) == per_second
 
 
@@ -136,11 +145,13 @@ MALFORMED_RATES += [
 
 @pytest.mark.parametrize("rate", MALFORMED_RATES)
 def test_malformed_rates(rate: Any) -> None:
+    """What is no rate, or none above 0, is an error."""
     with pytest.raises(ValueError, match="rate"):
         parse_rate(rate)
 
 
 def test_a_pattern_matches_as_fnmatchcase_does() -> None:
+    """A scope matches whole task names, with wildcards, and minds case."""
     assert parse_scope("global")("anything")
     assert parse_scope("task:fetch")("fetch")
     assert not parse_scope("task:fetch")("fetch_all")
@@ -154,6 +165,7 @@ def test_a_pattern_matches_as_fnmatchcase_does() -> None:
 
 
 def test_ids_and_what_is_active() -> None:
+    """Each constraint has an id, is listed until it is removed, and can be removed once."""
     manager = Gate().constraints
     pause = manager.pause("global")
     limit = manager.limit_concurrency("task:a*", 3)
@@ -171,6 +183,8 @@ def test_ids_and_what_is_active() -> None:
 
 
 def test_the_last_write_wins_per_id() -> None:
+    """A constraint replaces the one with its id, whatever its kind, and keeps its place in the
+    list."""
     manager = Gate().constraints
     manager.limit_concurrency("global", 3)
     manager.limit_concurrency("global", 5)
@@ -206,6 +220,7 @@ def test_constraints_of_one_scope_are_named_apart_by_id() -> None:
 
 
 def test_a_resume_ends_the_pause_of_exactly_its_scope_whatever_its_id() -> None:
+    """`resume` finds a pause by its scope alone, and a scope that includes it does not count."""
     manager = Gate().constraints
     manager.update(GlobalConstraint("holiday", "task:*", "pause"))
     assert manager.resume("global") is False
@@ -246,6 +261,7 @@ MALFORMED: list[Any] = [
 
 @pytest.mark.parametrize("malformed", MALFORMED)
 def test_what_is_malformed_changes_nothing(malformed: Any) -> None:
+    """A malformed constraint is an error and leaves the active ones as they were."""
     manager = Gate().constraints
     manager.limit_concurrency("global", 1)
     manager.limit_rate("global", 1)
@@ -256,11 +272,13 @@ def test_what_is_malformed_changes_nothing(malformed: Any) -> None:
 
 
 def test_resume_refuses_an_unknown_scope() -> None:
+    """A scope that could never match is an error rather than a resume of nothing."""
     with pytest.raises(ValueError, match="unknown scope 'all'"):
         Gate().constraints.resume("all")
 
 
 def test_a_constraint_is_frozen_and_can_be_pickled() -> None:
+    """A constraint cannot be changed, and survives pickling."""
     given = GlobalConstraint("x", "global", "concurrency", {"limit": 2})
     with pytest.raises(FrozenInstanceError):
         given.id = "y"  # type: ignore[misc]
@@ -268,6 +286,7 @@ def test_a_constraint_is_frozen_and_can_be_pickled() -> None:
 
 
 def test_params_given_and_shown_are_copies() -> None:
+    """Changing a dict that was given to the manager, or that it shows, changes no constraint."""
     manager = Gate().constraints
     params = {"limit": 2}
     manager.update(GlobalConstraint("x", "global", "concurrency", params))
@@ -279,6 +298,7 @@ def test_params_given_and_shown_are_copies() -> None:
 
 
 def test_statistics_are_frozen() -> None:
+    """Statistics are a reading that nobody can change."""
     statistics = Gate({"gpu": 2}).constraints.statistics()
     assert statistics.free == {"gpu": 2}
     with pytest.raises(FrozenInstanceError):

@@ -69,6 +69,7 @@ class Office:
 
 
 def test_nothing_is_taken_when_one_thing_denies() -> None:
+    """A task takes all that it needs at once, or nothing."""
     office = Office(gpu=2, mem=4)
     first = office.ask("a", gpu=2)
     assert office.ask("b", gpu=1, mem=4).parked
@@ -77,6 +78,7 @@ def test_nothing_is_taken_when_one_thing_denies() -> None:
 
 
 def test_a_token_is_not_taken_while_a_slot_is_missing() -> None:
+    """A task that waits for a slot leaves the tokens of a rate to others."""
     office = Office()
     office.set("rate_limit", rate=1, burst=2)
     office.set("concurrency", "task:a", limit=1)
@@ -91,6 +93,7 @@ def test_a_token_is_not_taken_while_a_slot_is_missing() -> None:
 
 
 def test_first_in_first_out_for_each_thing() -> None:
+    """Among tasks that wait for the same resource the first come is the first served."""
     office = Office(gpu=2)
     holder = office.ask("h", gpu=2)
     for name in ("a", "b", "c", "d"):
@@ -99,6 +102,7 @@ def test_first_in_first_out_for_each_thing() -> None:
 
 
 def test_a_newcomer_does_not_overtake_one_that_is_short() -> None:
+    """A small request waits behind a large one of the same resource, though it would fit."""
     office = Office(gpu=4)
     holder = office.ask("h", gpu=3)
     assert office.ask("large", gpu=4).parked
@@ -107,6 +111,7 @@ def test_a_newcomer_does_not_overtake_one_that_is_short() -> None:
 
 
 def test_a_waiter_holds_its_place_for_every_thing_it_wants() -> None:
+    """A waiter keeps later ones from all that it wants, not only from what it lacks."""
     office = Office(gpu=1, mem=4)
     holder = office.ask("h", gpu=1)
     office.ask("both", gpu=1, mem=1)
@@ -115,6 +120,7 @@ def test_a_waiter_holds_its_place_for_every_thing_it_wants() -> None:
 
 
 def test_others_are_not_held_up() -> None:
+    """A task that wants nothing a waiter wants starts at once."""
     office = Office(gpu=1, mem=4)
     office.ask("h", gpu=1)
     assert office.ask("a", gpu=1).parked
@@ -122,6 +128,7 @@ def test_others_are_not_held_up() -> None:
 
 
 def test_a_withdrawn_waiter_frees_those_behind_it() -> None:
+    """Those who waited only behind a waiter are granted when it gives up."""
     office = Office(gpu=4)
     office.ask("h", gpu=3)
     large = office.ask("large", gpu=2)
@@ -130,6 +137,7 @@ def test_a_withdrawn_waiter_frees_those_behind_it() -> None:
 
 
 def test_a_grant_withdrawn_before_the_start_goes_on() -> None:
+    """Slots and tokens of a grant that is given up pass to the next waiter."""
     office = Office(gpu=1)
     office.set("rate_limit", rate="1/h")
     first = office.ask("a", gpu=1)
@@ -138,6 +146,7 @@ def test_a_grant_withdrawn_before_the_start_goes_on() -> None:
 
 
 def test_patterns_and_several_constraints_at_once() -> None:
+    """A task needs a slot of every limit that matches it, and waits in line at each."""
     office = Office()
     office.set("concurrency", "task:fetch_*", limit=1)
     office.set("concurrency", "task:*_image", limit=1)
@@ -154,6 +163,7 @@ def test_patterns_and_several_constraints_at_once() -> None:
 
 @pytest.mark.parametrize("denier", ["pause", "rate"])
 def test_one_denied_by_a_pause_or_a_rate_holds_up_nobody_else(denier: str) -> None:
+    """A task that waits for time or a resume holds no place for resources and slots."""
     office = Office(gpu=1)
     office.set("concurrency", limit=1)
     if denier == "pause":
@@ -169,6 +179,7 @@ def test_one_denied_by_a_pause_or_a_rate_holds_up_nobody_else(denier: str) -> No
 
 
 def test_one_denied_by_a_rate_comes_before_later_ones_of_the_same_rate() -> None:
+    """A token that is due belongs to the first who waits, even before the timer fires."""
     office = Office()
     office.set("rate_limit", rate=1)
     office.start(office.ask("a"))
@@ -180,6 +191,7 @@ def test_one_denied_by_a_rate_comes_before_later_ones_of_the_same_rate() -> None
 
 
 def test_one_that_was_paused_takes_the_place_of_its_arrival() -> None:
+    """After its pause a task stands where it would have stood without."""
     office = Office(gpu=1)
     holder = office.ask("h", gpu=1)
     office.set("pause", "task:early")
@@ -190,6 +202,7 @@ def test_one_that_was_paused_takes_the_place_of_its_arrival() -> None:
 
 
 def test_a_token_is_not_kept_for_one_that_waits_for_a_slot() -> None:
+    """A token goes to whom nothing else denies, not to one who lacks a slot."""
     office = Office()
     office.set("rate_limit", rate=1)
     office.set("concurrency", "task:slow", limit=1)
@@ -201,6 +214,7 @@ def test_a_token_is_not_kept_for_one_that_waits_for_a_slot() -> None:
 
 
 def test_one_that_loses_its_token_to_another_lets_go_of_its_places() -> None:
+    """A waiter that a rate now denies frees those who stood behind it."""
     office = Office(gpu=1, mem=1)
     office.set("rate_limit", "task:t*", rate="1/h")
     holder = office.ask("h", gpu=1)
@@ -215,6 +229,7 @@ def test_one_that_loses_its_token_to_another_lets_go_of_its_places() -> None:
 
 
 def test_raising_a_limit_frees_exactly_as_many() -> None:
+    """Raising a limit by two starts the first two waiters and no more."""
     office = Office()
     office.set("concurrency", limit=1)
     office.ask("h")
@@ -224,6 +239,7 @@ def test_raising_a_limit_frees_exactly_as_many() -> None:
 
 
 def test_a_limit_lowered_below_the_number_running_stops_nothing_and_admits_nobody() -> None:
+    """A lowered limit admits the next only once fewer run than it allows."""
     office = Office()
     office.set("concurrency", limit=3)
     running = [office.ask("r") for _ in range(3)]
@@ -235,6 +251,7 @@ def test_a_limit_lowered_below_the_number_running_stops_nothing_and_admits_nobod
 
 
 def test_a_new_limit_counts_only_what_it_admitted() -> None:
+    """Tasks that were running before a limit came take none of its slots."""
     office = Office()
     office.ask("before")
     office.set("concurrency", limit=1)
@@ -245,6 +262,7 @@ def test_a_new_limit_counts_only_what_it_admitted() -> None:
 
 
 def test_a_limit_replaced_keeps_its_count_for_another_scope_too() -> None:
+    """A limit that gets another scope still counts the tasks that it admitted before."""
     office = Office()
     office.set("concurrency", limit=1)
     office.ask("a")
@@ -258,6 +276,7 @@ def test_a_limit_replaced_keeps_its_count_for_another_scope_too() -> None:
 
 
 def test_limits_of_one_scope_with_ids_of_their_own_hold_together() -> None:
+    """Two limits of one scope both have to admit, and each counts for itself."""
     office = Office()
     office.set("concurrency", limit=2)
     office.ask("a")
@@ -269,6 +288,8 @@ def test_limits_of_one_scope_with_ids_of_their_own_hold_together() -> None:
 
 
 def test_a_rate_replaced_keeps_its_count() -> None:
+    """A rate that is replaced gives no token twice: what had come in stays, the rest comes at
+    the new rate."""
     office = Office()
     office.set("rate_limit", rate=1)
     office.start(office.ask("a"))
@@ -280,6 +301,7 @@ def test_a_rate_replaced_keeps_its_count() -> None:
 
 
 def test_a_lowered_burst_still_lets_the_next_start_after_one_interval() -> None:
+    """Lowering the burst of an empty bucket makes nobody wait longer than one interval."""
     office = Office()
     office.set("rate_limit", rate=1, burst=10)
     for _ in range(10):
@@ -291,6 +313,7 @@ def test_a_lowered_burst_still_lets_the_next_start_after_one_interval() -> None:
 
 
 def test_removing_and_expiring_free_those_they_held() -> None:
+    """A constraint that is removed, or whose ttl ends, grants those whom it alone denied."""
     office = Office()
     office.set("concurrency", limit=1)
     office.set("pause", "task:p", ttl=5)
@@ -305,6 +328,7 @@ def test_removing_and_expiring_free_those_they_held() -> None:
 
 
 def test_a_constraint_that_comes_while_others_wait_concerns_them_too() -> None:
+    """A new constraint also denies those who were waiting when it came."""
     office = Office(gpu=1)
     holder = office.ask("h", gpu=1)
     office.ask("a", gpu=1)
@@ -369,6 +393,7 @@ def test_a_million_starts_keep_both_bounds(rate: Fraction) -> None:
 def test_the_upper_bound_holds_for_late_starts_and_withdrawn_grants(
     rate: Fraction, burst: int, steps: list[tuple[float, float, bool]]
 ) -> None:
+    """In any window at most `rate * window + burst` tasks start, however late they start."""
     bucket, now, starts = Bucket(rate, burst), 1.0, []
     for gap, late, withdrawn in steps:
         now = max(now + gap / float(rate), bucket.ready_at)
@@ -385,6 +410,7 @@ def test_the_upper_bound_holds_for_late_starts_and_withdrawn_grants(
 
 
 def test_a_burst_is_there_at_first_and_after_idling() -> None:
+    """A bucket is full at the beginning and after a long pause, and then fills at its rate."""
     office = Office()
     office.set("rate_limit", rate=2, burst=3)
     for moment in (0.0, 100.0):
@@ -398,6 +424,7 @@ def test_a_burst_is_there_at_first_and_after_idling() -> None:
 
 
 def test_two_rates_make_one_deadline() -> None:
+    """The deadline is the first moment at which any waiter can start."""
     office = Office()
     office.set("rate_limit", rate=1)
     office.set("rate_limit", "task:a", rate=0.5)
@@ -409,6 +436,7 @@ def test_two_rates_make_one_deadline() -> None:
 
 
 def test_there_is_no_deadline_for_a_token_behind_a_pause() -> None:
+    """Time alone cannot start a paused task, so its rate sets no deadline."""
     office = Office()
     office.set("rate_limit", rate=1)
     office.set("pause")
@@ -453,6 +481,7 @@ def through_one_slot(waiters: int, name: Callable[[int], str]) -> int:
 
 @pytest.mark.parametrize("kind", ["one task", "a task each"])
 def test_the_cost_per_waiter_is_flat_from_100_to_10_000(kind: str) -> None:
+    """Serving a waiter takes the same number of steps however many wait."""
     name = (lambda _: "t") if kind == "one task" else (lambda k: f"t{k}")
     few, many = through_one_slot(100, name) / 100, through_one_slot(10_000, name) / 10_000
     assert many <= few * 1.05
@@ -485,6 +514,7 @@ def test_a_token_costs_the_same_however_many_tasks_wait_for_it() -> None:
 
 
 def test_nothing_is_left_behind_by_those_that_give_up() -> None:
+    """Waiters that give up leave nothing in the queues, however many there were."""
     office = Office(gpu=1)
     office.set("rate_limit", "task:r*", rate="1/h")
     office.start(office.ask("r", gpu=1))

@@ -563,6 +563,7 @@ TestAgainstTheModel = pytest.mark.timeout(3600 if LONG else 120)(AgainstTheModel
 
 @pytest.mark.parametrize("seed", range(200 if LONG else 6))
 def test_a_random_walk_agrees_with_the_model(seed: int) -> None:
+    """After every step the state grants, counts and plans what the list model does."""
     chance = random.Random(seed)
     pair = Pair()
     names = chance.sample(NAMES, chance.randint(1, len(NAMES)))

@@ -119,6 +119,8 @@ def no_resume() -> None:
 
 
 def test_whoever_frees_something_wakes_exactly_those_it_admits(inside: Any) -> None:
+    """Giving back resumes, in their order, the waiters that now have all they need."""
+
     async def main() -> None:
         gate = Gate({"gpu": 2})
         async with anyio.create_task_group() as group:
@@ -156,6 +158,8 @@ def test_whoever_frees_something_wakes_exactly_those_it_admits(inside: Any) -> N
     ],
 )
 def test_the_reason_names_what_blocked(inside: Any, change: Any, named: list[str]) -> None:
+    """A parked ticket names the kind and scope, or the id, of the constraint that blocks it."""
+
     async def main() -> None:
         gate = Gate()
         async with run_at(gate) as run:
@@ -174,6 +178,8 @@ def test_the_reason_names_what_blocked(inside: Any, change: Any, named: list[str
 
 
 def test_what_nothing_limits_need_not_ask(inside: Any) -> None:
+    """`limits` is true while a constraint matches, and its changes are announced."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         emptied: list[bool] = []
@@ -197,6 +203,8 @@ def test_what_nothing_limits_need_not_ask(inside: Any) -> None:
 
 
 def test_an_expiry_empties_the_cells_too(inside: Any) -> None:
+    """A ttl that ends is announced like any other change of the constraints."""
+
     async def main() -> None:
         gate = Gate()
         gate.constraints.limit_concurrency("global", 5, ttl=1)
@@ -238,6 +246,8 @@ def test_a_resume_may_use_the_gate(inside: Any) -> None:
 
 
 def test_withdrawing_and_giving_back_twice_does_nothing(inside: Any) -> None:
+    """A ticket gives back what it held once, however often it is asked to."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         async with run_at(gate) as run:
@@ -256,6 +266,8 @@ def test_withdrawing_and_giving_back_twice_does_nothing(inside: Any) -> None:
 
 
 def test_a_malformed_amount_takes_nothing(inside: Any) -> None:
+    """A request that is an error leaves the gate as it was."""
+
     async def main() -> None:
         gate = Gate({"gpu": 2})
         async with run_at(gate) as run:
@@ -269,6 +281,8 @@ def test_a_malformed_amount_takes_nothing(inside: Any) -> None:
 
 
 def test_cancelled_while_parked(inside: Any) -> None:
+    """A waiter that is cancelled leaves the line, and those behind it go on."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         log: Log = []
@@ -286,6 +300,8 @@ def test_cancelled_while_parked(inside: Any) -> None:
 
 
 def test_cancelled_between_grant_and_start(inside: Any) -> None:
+    """A waiter that is cancelled after its grant passes the grant to the next."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         log: Log = []
@@ -305,6 +321,8 @@ def test_cancelled_between_grant_and_start(inside: Any) -> None:
 
 
 def test_a_failing_run_leaves_its_waiters_places(inside: Any) -> None:
+    """A run that fails takes its waiters out of the lines of other runs."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         log: Log = []
@@ -349,6 +367,8 @@ def test_leaving_withdraws_what_is_still_parked(inside: Any) -> None:
 
 
 def test_leaving_passes_on_even_what_it_frees_for_itself(inside: Any) -> None:
+    """A run that leaves grants nothing to its own waiters, but passes it to those of others."""
+
     async def main() -> None:
         gate = Gate({"gpu": 2})
         log: Log = []
@@ -450,6 +470,8 @@ def test_whatever_is_cancelled_whenever(seed: int) -> None:
 @given(st.lists(st.tuples(st.sampled_from("aaardcw"), st.integers(0, 9)), max_size=40))
 @settings(deadline=None, max_examples=300 if LONG else 40)
 def test_one_limit_behaves_as_a_capacity_limiter(ops: list[tuple[str, int]]) -> None:
+    """One concurrency limit grants as `trio.CapacityLimiter` does, step by step."""
+
     async def main() -> None:
         limiter = trio.CapacityLimiter(2)
         gate = Gate()
@@ -509,6 +531,8 @@ def test_one_limit_behaves_as_a_capacity_limiter(ops: list[tuple[str, int]]) -> 
 
 
 def test_pause_and_resume_from_inside(inside: Any) -> None:
+    """A task waits from its pause to the resume, without a timer, and holds up nobody."""
+
     async def main() -> None:
         gate = Gate()
         log: Log = []
@@ -525,6 +549,8 @@ def test_pause_and_resume_from_inside(inside: Any) -> None:
 
 
 def test_a_ttl_ends_by_itself_and_sets_one_timer(inside: Any) -> None:
+    """A pause ends when its ttl does, by one timer; a ttl that nobody waits for sets none."""
+
     async def main() -> None:
         gate = Gate()
         log: Log = []
@@ -540,6 +566,8 @@ def test_a_ttl_ends_by_itself_and_sets_one_timer(inside: Any) -> None:
 
 
 def test_replacing_a_ttl_moves_the_deadline_either_way(inside: Any) -> None:
+    """A pause that is set again ends by its new ttl, sooner or later than the old one."""
+
     async def main() -> None:
         for ttls, end in [((10, 3), 4.0), ((3, 10), 11.0)]:
             gate = Gate()
@@ -557,6 +585,8 @@ def test_replacing_a_ttl_moves_the_deadline_either_way(inside: Any) -> None:
 
 
 def test_a_limit_changed_while_tasks_are_parked(inside: Any) -> None:
+    """Raised, lowered or removed, a limit counts for the waiters at once."""
+
     async def main() -> None:
         gate = Gate()
         log: Log = []
@@ -576,6 +606,8 @@ def test_a_limit_changed_while_tasks_are_parked(inside: Any) -> None:
 
 
 def test_from_another_thread_through_from_thread(inside: Any) -> None:
+    """A thread changes constraints through `anyio.from_thread`, and the waiters go on."""
+
     async def main() -> None:
         gate = Gate()
         log: Log = []
@@ -594,6 +626,8 @@ def test_from_another_thread_through_from_thread(inside: Any) -> None:
 
 
 def test_from_another_thread_directly_is_an_error_that_says_what_to_write(inside: Any) -> None:
+    """A change straight from another thread changes nothing and names `anyio.from_thread`."""
+
     async def main() -> None:
         gate = Gate()
         async with run_at(gate):
@@ -608,6 +642,8 @@ def test_from_another_thread_directly_is_an_error_that_says_what_to_write(inside
 
 
 def test_a_rate_sets_at_most_one_timer_per_grant(inside: Any) -> None:
+    """With any number of waiters each grant of a rate takes one timer and one wakeup."""
+
     async def main() -> None:
         waiters = 10_000 if LONG else 1000
         gate = Gate()
@@ -626,6 +662,8 @@ def test_a_rate_sets_at_most_one_timer_per_grant(inside: Any) -> None:
 
 
 def test_the_timer_leaves_a_run_that_ends_and_goes_on_in_another(inside: Any) -> None:
+    """A run ends in time though it held the timer for others, who still start on time."""
+
     async def main() -> None:
         gate = Gate()
         gate.constraints.limit_rate("global", 1)
@@ -647,6 +685,8 @@ def test_the_timer_leaves_a_run_that_ends_and_goes_on_in_another(inside: Any) ->
 
 
 def test_the_timer_leaves_a_run_that_is_cancelled(inside: Any) -> None:
+    """If the run that holds the timer is cancelled, a run that still waits takes it over."""
+
     async def main() -> None:
         gate = Gate()
         log: Log = []
@@ -672,6 +712,8 @@ def test_the_timer_leaves_a_run_that_is_cancelled(inside: Any) -> None:
 
 
 def test_a_run_that_has_nothing_parked_can_end_though_the_timer_was_there(inside: Any) -> None:
+    """A run whose last waiter gave up ends at once and leaves the timer to another."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         log: Log = []
@@ -692,6 +734,8 @@ def test_a_run_that_has_nothing_parked_can_end_though_the_timer_was_there(inside
 
 
 def test_there_is_no_timer_when_nobody_waits_for_the_time(inside: Any) -> None:
+    """Those who wait for a slot set no timer, whatever rates and ttls there are."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         gate.constraints.limit_concurrency("task:other", 1, ttl=50)
@@ -708,6 +752,8 @@ def test_there_is_no_timer_when_nobody_waits_for_the_time(inside: Any) -> None:
 
 
 def test_many_that_wait_and_give_up_in_one_step_make_one_timer_task(inside: Any) -> None:
+    """The timer task is started once a step of the loop, not once a waiter."""
+
     async def main() -> None:
         gate = Gate()
         gate.constraints.pause("global", ttl=10)
@@ -738,6 +784,8 @@ def test_many_that_wait_and_give_up_in_one_step_make_one_timer_task(inside: Any)
 @pytest.mark.parametrize("rate", ["1/h", 0.5, 7, "10000/s"])
 @pytest.mark.parametrize("burst", [1, 4])
 def test_rates_are_exact_on_virtual_time(inside: Any, rate: Any, burst: int) -> None:
+    """Starts stay below the rate's upper bound and above its lower one in every window."""
+
     async def main() -> None:
         gate = Gate()
         log: Log = []
@@ -776,6 +824,8 @@ def test_a_start_that_is_late_is_not_made_up_for(inside: Any) -> None:
 
 
 def test_the_upper_bound_holds_on_a_real_clock(backend: str) -> None:
+    """No window of real time has more starts than the rate and its burst allow."""
+
     async def main() -> None:
         gate = Gate()
         gate.constraints.limit_rate("global", 1000)
@@ -805,6 +855,8 @@ def test_the_upper_bound_holds_on_a_real_clock(backend: str) -> None:
 
 
 def test_a_paused_and_a_slow_task_hold_up_nobody(inside: Any) -> None:
+    """Tasks that nothing denies use all slots while paused and rate-limited ones wait."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         log: Log = []
@@ -829,6 +881,8 @@ def test_a_paused_and_a_slow_task_hold_up_nobody(inside: Any) -> None:
 
 
 def test_wakeups_never_exceed_grants_for_10_000_on_one_slot(inside: Any) -> None:
+    """Each waiter is woken once, when it is granted; none is woken to wait again."""
+
     async def main() -> None:
         gate = Gate({"gpu": 1})
         log: Log = []
@@ -847,6 +901,8 @@ def test_wakeups_never_exceed_grants_for_10_000_on_one_slot(inside: Any) -> None
 
 
 def test_statistics_by_constraint(inside: Any) -> None:
+    """Statistics give, for each constraint, who runs, who waits, and the longest wait."""
+
     async def main() -> None:
         gate = Gate({"gpu": 2})
         limit = gate.constraints.limit_concurrency("global", 2)
@@ -875,6 +931,7 @@ def test_statistics_by_constraint(inside: Any) -> None:
 
 
 def test_a_ttl_given_outside_a_loop_counts_from_the_start_of_the_next_run(inside: Any) -> None:
+    """Without a clock a ttl cannot run; it begins with the first run."""
     gate = Gate()
     log: Log = []
     gate.constraints.pause("global", ttl=4)
@@ -890,6 +947,7 @@ def test_a_ttl_given_outside_a_loop_counts_from_the_start_of_the_next_run(inside
 
 
 def test_a_ttl_given_inside_a_loop_counts_at_once(inside: Any) -> None:
+    """Where there is a clock a ttl begins when it is given, run or no run."""
     gate = Gate()
     log: Log = []
 
@@ -904,6 +962,7 @@ def test_a_ttl_given_inside_a_loop_counts_at_once(inside: Any) -> None:
 
 
 def test_another_loop_keeps_what_was_left_and_starts_with_full_buckets(inside: Any) -> None:
+    """In a new loop a ttl has what was left of it, and each rate its whole burst."""
     gate = Gate()
     log: Log = []
     gate.constraints.pause("task:p", ttl=10)
@@ -927,6 +986,7 @@ def test_another_loop_keeps_what_was_left_and_starts_with_full_buckets(inside: A
 
 
 def test_the_same_loop_again_keeps_its_buckets(inside: Any) -> None:
+    """Runs one after another in a loop share the tokens of a rate."""
     gate = Gate()
     log: Log = []
     gate.constraints.limit_rate("global", 1)
@@ -941,6 +1001,7 @@ def test_the_same_loop_again_keeps_its_buckets(inside: Any) -> None:
 
 
 def test_two_loops_at_once_are_an_error(backend: str) -> None:
+    """A gate in use by one loop refuses another, and takes it once the first is done."""
     gate = Gate()
     caught: list[str] = []
 
@@ -964,6 +1025,7 @@ def test_two_loops_at_once_are_an_error(backend: str) -> None:
 
 
 def test_an_idle_gate_keeps_no_event_loop_alive(backend: str) -> None:
+    """When its runs are over a gate no longer refers to their event loop."""
     gate = Gate({"gpu": 1})
     gate.constraints.limit_rate("global", 1000)
     loops: list[Callable[[], object]] = []

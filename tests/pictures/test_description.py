@@ -80,6 +80,7 @@ def test_the_format_and_its_version_are_told():
 
 
 def test_tasks_are_told_by_module_and_qualified_name_once():
+    """The description lists each task once, and nodes refer to it by its index."""
     told = cs.to_json([parse(1), parse(2), step(3)])
     assert told["tasks"] == [
         {
@@ -154,6 +155,7 @@ def test_the_same_program_gives_the_same_json(drawn):
 
 
 def test_every_reference_leads_to_something(drawn):
+    """Each id and each literal that a description mentions exists in it."""
     for target, _ in drawn:
         told = cs.to_json(target)
         tables = ("nodes", "routers", "containers", "inputs", "resources", "selectors")
@@ -192,6 +194,7 @@ def test_what_decides_and_what_comes_before():
 
 
 def test_policies_that_were_set_are_told():
+    """The description of a node has exactly the policies that were set."""
     node = parse(1).with_retry(4, 0.5, 2, max_delay=8, jitter=0.1, on=(ValueError, OSError))
     node.with_timeout(3).with_cache(cs.InMemoryCache()).with_constraints(gpu=Decimal("0.5"))
     policies = cs.to_json(node)["nodes"][0]["policies"]
@@ -211,6 +214,7 @@ def test_policies_that_were_set_are_told():
 
 
 def test_a_map_tells_its_iterables():
+    """The description of a map lists its iterables by parameter name."""
     told = cs.to_json(step.map(n=[1, 2], m=load(1)))
     assert by_id(told, "nodes")["step#1"]["iterables"] == ["m", "n"]
     assert by_id(told, "nodes")["step#1"]["kind"] == "map"
@@ -269,6 +273,7 @@ def test_inputs_and_resources_are_one_per_name():
 
 
 def test_a_circle_is_refused():
+    """A target that depends on itself has no description."""
     one = parse(1)
     one.run_if(parse(one))
     with pytest.raises(cs.CycleError):
@@ -319,6 +324,7 @@ def test_nested_containers_cost_no_more_than_they_are():
     ids=lambda value: type(value).__name__,
 )
 def test_plain_values_are_what_json_takes(value, expected):
+    """Any value has a plain form that JSON takes; long and foreign ones become a summary."""
     assert plain(value) == expected
     json.dumps(plain(value), allow_nan=False)
 

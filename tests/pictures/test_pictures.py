@@ -89,6 +89,7 @@ def test_lines_are_the_edges_of_the_graph():
 
 
 def test_lines_of_a_kind_between_two_shapes_are_one():
+    """Several arguments from one node are one line that names them all."""
     value = step(1)
     drawing = draw(cs.to_json(parse(value, value)))
     (line,) = drawing.lines
@@ -96,17 +97,20 @@ def test_lines_of_a_kind_between_two_shapes_are_one():
 
 
 def test_what_a_target_consists_of_is_marked():
+    """The nodes whose values make up the target are marked, and no others."""
     drawing = draw(cs.to_json([step(0), {"k": show(step(1))}]))
     assert [shape.id for shape in drawing.shapes if shape.is_target] == ["step#0", "show#2"]
 
 
 def test_a_jump_back_is_told_from_a_jump_ahead():
+    """A jump to its own node or an earlier one is a line back."""
     drawing = draw(cs.to_json(everything()))
     jumps = [(line.label, line.is_back) for line in drawing.lines if line.kind == "jump"]
     assert jumps == [("again", True), ("other", False), ("back", True)]
 
 
 def test_notes_tell_policies_and_ways_out():
+    """Below its name a shape shows mode, policies, map and the keys that end a loop."""
     shapes = {shape.id: shape.notes for shape in draw(cs.to_json(everything())).shapes}
     assert shapes["load#1"] == ["map over page", "at most 3 attempts", "net=1"]
     assert shapes["parse#2"] == ["thread", "timeout 5 s"]
@@ -115,6 +119,7 @@ def test_notes_tell_policies_and_ways_out():
 
 
 def test_a_default_that_is_a_literal_is_told():
+    """A condition's literal default is a note, since no line can lead to it."""
     shapes = draw(cs.to_json(show(1).run_if(is_big(1), default=7))).shapes
     assert shapes[-1].notes == ["else a literal"]
 
@@ -123,6 +128,7 @@ def test_a_default_that_is_a_literal_is_told():
 
 
 def test_str_is_mermaid():
+    """The text of a picture is its Mermaid form; a notebook shows the SVG."""
     picture = cs.visualize(show(parse(1)))
     assert str(picture) == picture.mermaid()
     assert repr(picture) == "<Picture of 2 shapes, 1 lines>"
@@ -130,6 +136,7 @@ def test_str_is_mermaid():
 
 
 def test_mermaid_has_a_form_for_each_kind():
+    """Mermaid draws tasks, maps, routers, params, env and resources each in their own shape."""
     target = cs.Router(step(cs.Param("n")), {"a": load.map(page=[1]), 2: step(cs.Env("E"))})
     assert str(cs.visualize(show(target).run_if(is_big(1)))).splitlines() == [
         "flowchart TD",
@@ -172,6 +179,7 @@ def test_mermaid_and_dot_tell_the_same_as_the_drawing():
 
 
 def test_a_picture_may_be_made_of_a_description_from_a_file():
+    """The description alone is enough to draw the picture."""
     target = everything()
     assert str(cs.Picture(cs.to_json(target))) == str(cs.visualize(target))
 
@@ -218,6 +226,7 @@ def test_any_name_may_stand_in_any_notation(name):
 
 
 def test_what_xml_cannot_hold_is_replaced():
+    """Control characters in names do not break the SVG."""
     named = cs.task(step.func, name="a\x01b\x1b")
     assert "a\ufffdb\ufffd#0" in shapes_of(svg_of(named(1)))["a\ufffdb\ufffd#0"][1]
 
@@ -240,6 +249,7 @@ def test_shapes_have_the_forms_of_their_kinds():
 
 
 def test_conditions_are_dashed_and_jumps_stand_out():
+    """Lines of conditions and of jumps have a class each of their own."""
     svg = svg_of(show(1).run_if(is_big(1), default=step(0)))
     looks = [g.get("class") for g in svg.iter(f"{SVG}g") if not g.get("data-id")]
     assert looks == ["cs-dashed", "cs-dashed"]
@@ -250,6 +260,7 @@ def test_conditions_are_dashed_and_jumps_stand_out():
 
 
 def test_labels_are_written():
+    """The SVG has the keys of routes and jumps, and the names of resources, as text."""
     texts = svg_of(everything()).iter(f"{SVG}text")
     labels = sorted(text.text for text in texts if text.get("class") == "cs-label")
     assert labels == ["a", "again", "b", "back", "else", "else", "if", "mem", "other"]
@@ -262,6 +273,7 @@ def test_nothing_is_asked_of_the_network_and_no_ids_collide():
 
 
 def test_a_literal_has_a_picture_that_says_so():
+    """A target without nodes gives a picture that says there is nothing to compute."""
     assert "nothing to compute" in cs.visualize([1, 2]).svg()
     assert str(cs.visualize(3)) == "flowchart TD"
 
@@ -316,11 +328,13 @@ def test_the_picture_in_the_documentation_is_current(pytestconfig):
 
 
 def test_too_many_shapes_are_refused():
+    """A target with too many nodes is an error that gives their number and the most."""
     with pytest.raises(ValueError, match=f"{MOST_SHAPES + 1} nodes.*at most {MOST_SHAPES}"):
         cs.visualize([step(n) for n in range(MOST_SHAPES + 1)])
 
 
 def test_too_many_lines_are_refused():
+    """A target with too many lines is an error that gives the most."""
     wide = [step(n) for n in range(100)]
     with pytest.raises(ValueError, match=f"more than {MOST_LINES} lines"):
         cs.visualize([show(*wide) for _ in range(MOST_LINES // 100 + 1)])
@@ -379,6 +393,7 @@ def test_layout_is_sound(graph):
 
 @given(graphs())
 def test_back_links_cross_no_box(graph):
+    """A line back goes round the boxes that lie between its ends."""
     boxes, links = graph
     layout = lay_out(boxes, links)
     for link, way in zip(links, layout.ways, strict=True):
@@ -405,6 +420,7 @@ def test_a_tree_is_drawn_without_crossings():
 
 
 def test_a_chain_is_drawn_straight():
+    """The boxes of a chain stand exactly below each other."""
     layout = lay_out([Box(40 + n, 20) for n in range(30)], [Link(n, n + 1) for n in range(29)])
     assert len({round(x) for x, _ in layout.middles}) == 1
 

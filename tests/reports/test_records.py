@@ -66,6 +66,7 @@ def spans(execution):
 
 
 def test_a_recording_keeps_what_its_bus_tells(recorded):
+    """A recording has every event of its bus, in order."""
     recording = recorded(nap(1))
     names = [type(event).__name__ for event in recording]
     assert names == ["RunStarted", "TaskExecutionStarted", "TaskExecutionFinished", "RunFinished"]
@@ -73,6 +74,7 @@ def test_a_recording_keeps_what_its_bus_tells(recorded):
 
 
 def test_a_recording_stops_at_the_end_of_its_block(run):
+    """After its block a recording takes no event, and the bus no longer publishes for it."""
     bus = cs.MessageBus()
     with cs.record(bus) as recording:
         pass
@@ -93,6 +95,7 @@ def test_a_recording_is_bounded_and_counts_what_it_dropped(run):
 
 @pytest.mark.parametrize("limit", [0, -1, 2.0, True, None])
 def test_a_limit_is_a_whole_number_above_0(limit):
+    """Any other limit of a recording is an error that names it."""
     with pytest.raises(ValueError, match="limit="):
         cs.record(cs.MessageBus(), limit=limit)
 
@@ -209,6 +212,7 @@ def test_the_beginning_may_be_missing(recorded):
 
 
 def test_runs_are_told_apart(run):
+    """Events of several runs are sorted by run."""
     bus = cs.MessageBus()
     with cs.record(bus) as recording:
         run(nap(1), bus=bus)
@@ -234,6 +238,7 @@ def test_accounts_are_sums_by_task(recorded):
 
 
 def test_retries_and_skips_are_counted(recorded):
+    """Each node's account has its attempts, failures, skips, and the time it ran and paused."""
     target = [failing(2)(1).with_retry(3, delay=2), nap(1).run_if(False, default=0)]
     (run,) = runs_of(recorded(target))
     accounts = {account.name: account for account in accounts_of(run)}
@@ -243,6 +248,7 @@ def test_retries_and_skips_are_counted(recorded):
 
 
 def test_waits_are_sums_by_reason(recorded):
+    """Waits add up by what was waited for, with the longest and who had it."""
     naps = nap.map(seconds=[1, 2, 4]).with_constraints(gpu=1)
     target = [naps, failing(1)(1).with_retry(2, delay=0.5)]
     waits = waits_of(runs_of(recorded(target, system_resources={"gpu": 1}))[0])
@@ -300,6 +306,8 @@ def test_a_trace_shows_waits_and_retry_delays(recorded):
 
 
 def test_a_trace_shows_resources_and_skips(recorded):
+    """A trace has a span for each resource and an instant for each skip."""
+
     @cs.resource
     def db():
         yield 1
@@ -391,6 +399,7 @@ def test_names_may_look_like_ids(recorded):
 
 
 def test_general_ids_leave_the_item_out():
+    """Items of a map share an id with `*` for the number; brackets in a name stay."""
     assert general_id("a#0[12]/b#1[3]/c#0") == "a#0[*]/b#1[*]/c#0"
     assert general_id("a[1]#0") == "a[1]#0"
 

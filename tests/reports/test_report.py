@@ -100,6 +100,7 @@ def outcomes(page):
 
 
 def test_the_graph_is_coloured_by_outcome(reported):
+    """Each node of the graph shows whether it ran, failed, was skipped or never began."""
     ran, skipped = total(fetch.map(page=[1])), never(1).run_if(False, default=2)
     page = reported(cs.Router(0, {0: broken([ran, skipped]), 1: never(3)}))
     assert outcomes(page) == {
@@ -130,12 +131,14 @@ def test_the_graph_tells_loops(reported):
 
 
 def test_a_cancelled_task_is_shown_as_such(reported):
+    """A task that was cancelled differs in the graph from one that never began."""
     page = reported([broken(fetch(0)), total(fetch.map(page=[2]))])
     assert outcomes(page)["fetch#2"] == "cancelled"
     assert outcomes(page)["total#3"] == "idle"
 
 
 def test_a_failure_is_told_in_words_too(reported):
+    """The outcome of a node stands in text, not in colour alone."""
     page = reported(broken(1))
     assert outcomes(page) == {"broken#0": "failed"}
     assert "broken#0failed" in page.text
@@ -168,6 +171,7 @@ def test_the_timeline_shows_who_ran_and_who_waited(reported):
 
 
 def test_the_tables_tell_where_the_time_went(reported):
+    """The tables give, by node and by reason, how long tasks ran and waited, and for whom."""
     page = reported(
         total(fetch.map(page=[1, 2]).with_constraints(gpu=1)), system_resources={"gpu": 1}
     )
@@ -178,11 +182,13 @@ def test_the_tables_tell_where_the_time_went(reported):
 
 
 def test_the_listing_is_that_of_disassemble(reported):
+    """The report shows the listing of its target."""
     target = total(fetch.map(page=[1, 2]))
     assert cs.disassemble(target) in reported(target).text
 
 
 def test_without_a_target_there_is_no_graph_and_no_listing(reported):
+    """A report of events alone still has its chart and its tables."""
     page = reported(total([1]), shown=False)
     assert page.with_class("cs-picture") == []
     assert "Listing" not in page.text
@@ -190,6 +196,7 @@ def test_without_a_target_there_is_no_graph_and_no_listing(reported):
 
 
 def test_another_target_is_noticed(run, tmp_path):
+    """A report says how many executions belong to no node of the given target."""
     bus = cs.MessageBus()
     with cs.record(bus) as recording:
         run(total([1]), bus=bus)
@@ -231,6 +238,7 @@ def test_the_keyboard_reaches_everything(reported):
 
 
 def test_many_items_share_a_row_and_the_page_says_so(reported):
+    """With too many rows the items of a map become one row, and the page says so."""
     page = reported(total(fetch.map(page=range(MOST_ROWS + 1))))
     rows = [attrs["data-name"] for tag, attrs in page.elements if attrs.get("class") == "row"]
     assert rows == ["fetch#0[*]/fetch#0", "total#1"]
@@ -239,6 +247,7 @@ def test_many_items_share_a_row_and_the_page_says_so(reported):
 
 
 def test_many_nodes_of_a_name_share_a_row(reported):
+    """With still too many rows the tasks of one name become one row, and the page says so."""
     page = reported([fetch(n) for n in range(MOST_ROWS + 1)])
     rows = [attrs["data-name"] for tag, attrs in page.elements if attrs.get("class") == "row"]
     assert rows == ["fetch"]
@@ -247,6 +256,7 @@ def test_many_nodes_of_a_name_share_a_row(reported):
 
 
 def test_many_names_are_cut_off_and_the_page_says_so(reported):
+    """With too many names the first rows are shown, and the page says how many there are."""
     page = reported([cs.task(fetch.func, name=f"f{n}")(n) for n in range(MOST_ROWS + 5)])
     rows = [attrs["data-name"] for tag, attrs in page.elements if attrs.get("class") == "row"]
     assert len(rows) == MOST_ROWS
@@ -269,6 +279,7 @@ def test_many_iterations_are_shown_by_their_number(reported):
 
 
 def test_a_graph_that_is_too_large_is_left_out_and_the_page_says_so(run, tmp_path):
+    """A target too large to draw or to list costs that part only."""
     bus = cs.MessageBus()
     with cs.record(bus) as recording:
         run(total([1]), bus=bus)
@@ -279,6 +290,7 @@ def test_a_graph_that_is_too_large_is_left_out_and_the_page_says_so(run, tmp_pat
 
 
 def test_dropped_events_and_runs_are_told(run, tmp_path):
+    """The page says how many events and runs it does not show."""
     bus = cs.MessageBus()
     with cs.record(bus, limit=4 * (MOST_RUNS + 1)) as recording:
         for _ in range(MOST_RUNS + 2):
@@ -290,12 +302,14 @@ def test_dropped_events_and_runs_are_told(run, tmp_path):
 
 
 def test_no_events_make_a_page_too(tmp_path):
+    """A report of nothing is a page that says so."""
     page = Page(cs.report([], tmp_path / "run.html").read_text())
     assert "There are no events." in page.text
 
 
 @pytest.mark.parametrize("time", [0.0, 1e-9, 3e-6, 0.0999, 0.99999, 59.99, 1e7])
 def test_durations_are_short_and_have_a_unit(time):
+    """A duration is a number with a fitting unit, correct to about half a percent."""
     number, unit = seconds(time).split(" ")
     factor = {"s": 1, "ms": 1e-3, "µs": 1e-6}[unit]
     assert float(number.replace(",", "")) * factor == pytest.approx(time, rel=0.006, abs=1e-7)

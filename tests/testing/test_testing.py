@@ -38,6 +38,7 @@ def test_the_clock_starts_at_zero_in_every_run(backend: str) -> None:
 
 
 def test_an_unknown_backend_is_an_error() -> None:
+    """Virtual time for an unknown backend is an error that names it."""
     with pytest.raises(ValueError, match="'curio' has no virtual time"):
         virtual_time("curio")
 

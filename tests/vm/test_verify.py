@@ -58,6 +58,7 @@ def with_routine(**fields: Any) -> Blueprint:
 
 
 def test_what_the_compiler_makes_is_right() -> None:
+    """A Blueprint as the compiler makes it breaks no rule."""
     verify(built())
 
 
@@ -93,6 +94,7 @@ def test_a_rule_for_a_row(kind: type[isa.Instruction], operands: dict[str, Any],
 
 
 def test_a_region_does_not_open_itself() -> None:
+    """A row inside of a region cannot be the one that opens it."""
     blueprint = built()
     routine = blueprint.routines[0]
     take = routine.code[row_of(routine, isa.Take)]
@@ -102,6 +104,7 @@ def test_a_region_does_not_open_itself() -> None:
 
 
 def test_a_task_is_carried_out_as_its_mode_says() -> None:
+    """A task of one mode cannot be executed by another mode's instruction."""
     blueprint = built()
     routine = blueprint.routines[0]
     pc = row_of(routine, isa.Await)
@@ -113,6 +116,7 @@ def test_a_task_is_carried_out_as_its_mode_says() -> None:
 
 
 def test_a_region_that_nothing_opens_is_refused() -> None:
+    """Every region has a row that opens it."""
     routine = built().routines[0]
     with pytest.raises(cs.VerifyError, match="nothing opens region"):
         verify(with_routine(regions=routine.regions + 1))
@@ -120,17 +124,20 @@ def test_a_region_that_nothing_opens_is_refused() -> None:
 
 @pytest.mark.parametrize("code", [(), built().routines[0].code[:-1]])
 def test_the_last_row_is_a_return(code: tuple[isa.Instruction, ...]) -> None:
+    """A routine cannot run past its end."""
     with pytest.raises(cs.VerifyError, match="must be a return"):
         verify(with_routine(code=code))
 
 
 def test_return_is_the_last_row() -> None:
+    """A return cannot stand before other rows."""
     code = built().routines[0].code
     with pytest.raises(cs.VerifyError, match="return must be the last row"):
         verify(with_routine(code=(*code, code[-1])))
 
 
 def test_an_export_has_a_row() -> None:
+    """What a routine exports is a value that one of its rows gives."""
     with pytest.raises(cs.VerifyError, match="no row gives its value"):
         verify(with_routine(exports=(99,)))
 
@@ -183,6 +190,7 @@ def test_a_broken_blueprint_has_a_listing_too() -> None:
 
 
 def test_a_value_has_one_register() -> None:
+    """No two rows write one value to different registers."""
     blueprint = built(lambda: add(1).run_if(False, default=2))
     routine = blueprint.routines[0]
     code = list(routine.code)
@@ -194,6 +202,7 @@ def test_a_value_has_one_register() -> None:
 
 
 def test_what_belongs_to_an_iteration_stands_in_one() -> None:
+    """Instructions of loop bodies cannot stand in the routine of the target."""
     blueprint = built(lambda: add(1))
     routine = blueprint.routines[0]
     code = (isa.Outer(0, 0, 0), *routine.code)
@@ -202,6 +211,8 @@ def test_what_belongs_to_an_iteration_stands_in_one() -> None:
 
 
 def test_what_is_no_instruction_is_refused() -> None:
+    """A row of a class outside the instruction table is refused."""
+
     class Odd(isa.Instruction, is_abstract=True):
         __slots__ = ("at",)
 
@@ -213,6 +224,7 @@ def test_what_is_no_instruction_is_refused() -> None:
 
 
 def test_the_first_routine_is_that_of_the_target() -> None:
+    """A Blueprint begins with the routine of its whole target, and has it once."""
     blueprint = built()
     with pytest.raises(cs.VerifyError, match="first routine"):
         verify(Blueprint(blueprint.structure, ()))

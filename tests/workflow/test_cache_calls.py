@@ -100,6 +100,7 @@ CALLS = {
 
 
 def test_different_calls_have_different_keys(run: Run) -> None:
+    """No two different calls of a task share a cache key."""
     cache = Recording()
     for make in CALLS.values():
         run(make().with_cache(cache), resources=[rate])
@@ -217,6 +218,8 @@ def one() -> int:
 
 @pytest.mark.parametrize("value", [5, False, [], (), cs.Hit])
 def test_a_get_that_gives_no_hit_fails_the_task(run: Run, value: Any) -> None:
+    """A `get` that returns neither None nor a Hit is an error that says what to return."""
+
     async def get() -> Any:
         return value
 
@@ -228,11 +231,13 @@ def test_a_get_that_gives_no_hit_fails_the_task(run: Run, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, cs.Hit(1)])
 def test_a_get_that_cannot_be_awaited_fails_the_task(run: Run, value: Any) -> None:
+    """A `get` that is not async is an error that says to make it so."""
     with pytest.raises(TypeError, match=r"get of the cache <my policy> gave .*async def get"):
         run(one().with_cache(Policy(lambda: value, none)))
 
 
 def test_a_put_that_cannot_be_awaited_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken `put` is logged and does not cost the value."""
     with caplog.at_level(logging.ERROR, logger="cascade"):
         assert run(one().with_cache(Policy(none, lambda: None))) == 1
     (record,) = caplog.records
@@ -248,6 +253,8 @@ def test_a_policy_may_hand_on_what_another_gives(run: Run) -> None:
 
 
 def test_methods_that_are_not_async_are_refused_when_given() -> None:
+    """A policy with a sync or generator method is refused by `with_cache`."""
+
     class SyncGet(Recording):
         def get(self, key: bytes) -> Any:  # type: ignore[override]
             return None

@@ -316,6 +316,7 @@ def test_a_copy_has_the_same_key(value: Any) -> None:
 
 @given(values, values)
 def test_keys_are_equal_exactly_if_types_and_contents_are(one: Any, other: Any) -> None:
+    """Two plain values share a key exactly if their types and contents are the same."""
     assert (key(one) == key(other)) == (typed(one) == typed(other))
 
 
@@ -345,6 +346,7 @@ def test_the_structure_counts(value: list[list[int]]) -> None:
 
 @given(st.dictionaries(hashable, scalars), st.randoms())
 def test_the_order_in_dicts_and_sets_does_not_count(value: dict[Any, Any], random: Any) -> None:
+    """Dicts and sets with the same content share a key in whatever order it came."""
     pairs = list(value.items())
     random.shuffle(pairs)
     assert key(dict(pairs)) == key(value)
@@ -384,6 +386,7 @@ def test_the_order_in_dicts_and_sets_does_not_count(value: dict[Any, Any], rando
     ids=lambda values: type(values[0]).__name__,
 )
 def test_values_that_differ_have_different_keys(different: list[Any]) -> None:
+    """Values that are easily confused have different keys, alone and inside a container."""
     assert len({key(value) for value in different}) == len(different)
     assert len({key([value]) for value in different}) == len(different)
 
@@ -402,6 +405,7 @@ def test_values_that_differ_have_different_keys(different: list[Any]) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_values_that_are_the_same_have_the_same_key(one: Any, other: Any) -> None:
+    """Another way to write or build a value does not change its key."""
     assert key(one) == key(other)
 
 
@@ -427,6 +431,7 @@ def test_what_a_cached_property_keeps_does_not_count() -> None:
 
 
 def test_flags_have_one_key_whatever_was_asked_of_them() -> None:
+    """The members that an enum makes on the way do not change the key of a flag."""
     before = key(Access.READ)
     assert ~Access.READ is Access.WRITE
     assert key(Access.READ) == before
@@ -443,6 +448,7 @@ def test_the_task_counts_by_module_name_and_version() -> None:
 
 
 def test_the_parameter_counts_but_not_the_order_of_parameters() -> None:
+    """A key depends on which parameter has which value, not on their order."""
     ab = cache_key(load, [("a", 1), ("b", 2)])
     assert ab == cache_key(load, [("b", 2), ("a", 1)])
     others: list[list[tuple[str, Any]]] = [
@@ -620,6 +626,7 @@ def itself_in_a_dataclass() -> Any:
 
 @pytest.mark.parametrize("make", [itself_in_a_list, itself_in_a_dict, itself_in_a_dataclass])
 def test_a_value_that_contains_itself_is_an_error(make: Callable[[], Any]) -> None:
+    """A value without an end has no key, and the error says why."""
     with pytest.raises(CacheKeyError, match="contains itself"):
         key([1, make()])
 
@@ -703,4 +710,5 @@ def test_anything_else_is_an_error_that_helps(
 
 
 def test_a_key_is_32_bytes() -> None:
+    """A key has a fixed length, so that stores can rely on it."""
     assert len(cache_key(load, [])) == 32

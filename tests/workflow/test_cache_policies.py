@@ -25,6 +25,7 @@ def test_a_hit_is_a_value_that_cannot_change() -> None:
 
 
 def test_the_policies_are_policies(tmp_path: Path) -> None:
+    """The policies in the box satisfy the protocol at run time; other objects do not."""
     policies: list[CachePolicy] = [InMemoryCache(), FileExistenceCache(tmp_path)]
     assert all(isinstance(policy, CachePolicy) for policy in policies)
     assert not isinstance({}, CachePolicy)
@@ -91,6 +92,7 @@ def test_memory_is_a_bounded_dict(
 
 @pytest.mark.parametrize("max_entries", [0, -1, 1.5, True, None, "3"])
 def test_memory_must_have_room(max_entries: Any) -> None:
+    """The size of a memory cache is a whole number above 0."""
     with pytest.raises(ValueError, match="must be a whole number above 0"):
         InMemoryCache(max_entries)
 
@@ -121,6 +123,7 @@ def test_a_file_is_a_hit_while_it_exists(
 def test_a_directory_is_a_hit_and_a_relative_path_is_of_the_moment(
     inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Any existing path is a hit, looked up from the current directory."""
     cache = FileExistenceCache("made")
 
     async def main() -> list[bool]:
@@ -137,5 +140,6 @@ def test_a_directory_is_a_hit_and_a_relative_path_is_of_the_moment(
 
 @pytest.mark.parametrize("path", [None, 3, b"out.csv"])
 def test_what_is_no_path_is_an_error(path: Any) -> None:
+    """A path is a text or a path object."""
     with pytest.raises(TypeError):
         FileExistenceCache(path)

@@ -354,5 +354,6 @@ def test_attributes_of_a_container_are_read_once_too(run):
 
 @pytest.mark.parametrize("kind", [dict, collections.OrderedDict])
 def test_a_key_is_no_place_for_an_expression(run, kind):
+    """An expression as a key of a dict is an error, since its value is not there yet."""
     with pytest.raises(TypeError, match="cannot be the key of a dict"):
         run(kind({one(): one()}))

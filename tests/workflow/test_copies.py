@@ -75,11 +75,13 @@ def test_a_bound_task_equals_one_of_the_same_task_and_instance() -> None:
 
 @pytest.mark.parametrize("make", COPIES)
 def test_a_task_is_itself_in_every_copy(make: Any) -> None:
+    """Copying or pickling a module's task gives the same object."""
     assert make(plus) is plus
     assert make([Steps.times])[0] is Steps.times
 
 
 def test_a_task_that_nobody_finds_is_not_pickled() -> None:
+    """A local task copies to itself, but cannot be pickled: no import leads to it."""
     local = cs.task(lambda: 1, name="local")
     assert copy.copy(local) is copy.deepcopy(local) is local
     with pytest.raises((pickle.PicklingError, AttributeError)):

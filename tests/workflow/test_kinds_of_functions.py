@@ -63,6 +63,7 @@ def test_a_task_over_a_staticmethod_takes_no_instance(run: Run, name: str, owner
 
 
 def test_a_static_task_in_a_hot_loop_and_in_a_cache(run: Run) -> None:
+    """A static task called by its class or by an instance is one task, jumped to or cached."""
     node = Model().loop(HOT)
     assert run(cs.bind(node, cs.select_jump({"again": node, "end": None}))) == "end"
     cache = cs.InMemoryCache()
@@ -71,6 +72,8 @@ def test_a_static_task_in_a_hot_loop_and_in_a_cache(run: Run) -> None:
 
 
 def test_generator_functions_are_refused_under_a_staticmethod() -> None:
+    """A staticmethod hides nothing: the rules for functions apply to what it wraps."""
+
     def generates() -> Generator[int]:
         yield 1
 
@@ -85,6 +88,7 @@ def test_generator_functions_are_refused_under_a_staticmethod() -> None:
     [classmethod, property, functools.cached_property, functools.partialmethod],
 )
 def test_what_cannot_be_called_is_refused_with_the_remedy(wrap: Any) -> None:
+    """A descriptor is refused with the order of decorators that works."""
     with pytest.raises(TypeError, match=r"not callable; put @cs\.task below that decorator"):
         cs.task(wrap(lambda self: 1))
 
@@ -120,6 +124,7 @@ def test_a_generator_based_coroutine_is_awaited(run: Run, mode: Any) -> None:
 
 
 def test_a_function_that_makes_one_is_an_async_function(run: Run) -> None:
+    """A generator marked as a coroutine is an async function, with its rules."""
     task = cs.task(old_style)
     assert task.is_async
     assert run(task(5)) == 5

@@ -120,6 +120,7 @@ REFUSED_VALUES = [
 def test_what_a_form_does_not_take_is_told(
     run: Run, form: Any, given: Any, kind: Any, told: str
 ) -> None:
+    """A value that a Param cannot take is an error with its name and what it takes."""
     with pytest.raises(kind) as caught:
         run(cs.Param("p", type=form), params={"p": given})
     assert type(caught.value) is kind
@@ -156,6 +157,7 @@ REFUSED_FORMS = [
 def test_a_form_that_cannot_be_checked_is_refused_where_it_is_written(
     form: Any, instead: str
 ) -> None:
+    """A type that values cannot be checked against is refused, with one to write instead."""
     with pytest.raises(TypeError) as caught:
         cs.Param("p", type=form)
     assert "Param 'p'" in str(caught.value)
@@ -164,6 +166,7 @@ def test_a_form_that_cannot_be_checked_is_refused_where_it_is_written(
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement is new in Python 3.12")
 def test_an_alias_is_what_it_stands_for(run: Run) -> None:
+    """A `type` alias as the type of a Param means the type behind it."""
     scope: dict[str, Any] = {}
     exec("type Count = int | None\ntype Names = list[str]", scope)
     assert run(cs.Param("p", type=scope["Count"]), params={"p": "5"}) == 5
@@ -325,11 +328,13 @@ def test_defaults_that_are_not_known_to_be_equal_are_two_ways(
 
 @pytest.mark.parametrize("one", [int, int | None, Literal[1]])
 def test_different_types_are_two_ways(run: Run, one: Any) -> None:
+    """One Param declared with two types is an error."""
     with pytest.raises(ValueError, match="declared in two ways"):
         run([cs.Param("a", type=one), cs.Param("a", type=float | None)], params={"a": 1})
 
 
 def test_a_default_without_truth_is_a_default_like_any_other(run: Run) -> None:
+    """A default is never asked for its truth or compared with others."""
     assert run(cs.Param("a", array, type=Array)) is array
     assert cs.parameters([cs.Param("a", array, type=Array)])[0].default is array
     assert cs.to_json(cs.Param("a", array, type=Array))
