@@ -355,8 +355,8 @@ class HotLoop(HotCode):
             case isa.Inject():
                 name = home.structure.slots[row.site].name
                 # Others are set up anew for each step or call: never there beforehand.
-                definition = run.providers.find(name, "the target")
-                lease = run.holdings.ready(name) if definition.scope == "run" else None
+                definition = run.resources.providers.find(name, "the target")
+                lease = run.resources.of_run.ready(name) if definition.scope == "run" else None
                 return ABSENT if lease is None else lease.value
         raise AssertionError(row)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from anyio import Event
 
@@ -12,12 +12,18 @@ from cascade.executors.executor import is_awaitable
 from cascade.workflow.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
 
 if TYPE_CHECKING:
-    from cascade.core.holdings import Holdings
     from cascade.graph.nodes import Node
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
+    from cascade.workflow.resources import ResourceDefinition
 
 LONGEST_PATH: Final = 20  # ids in the note of a failure
+
+
+class Holder(Protocol):
+    """Where resources are held, which are set up by the first who asks for them."""
+
+    async def obtain(self, order: list[ResourceDefinition]) -> Any: ...
 
 
 class Place:
@@ -98,7 +104,7 @@ class Place:
     local_id_names_owner = False  # whether local ids include the id that the owner has
 
     @property
-    def holdings(self) -> Holdings:
+    def holdings(self) -> Holder:
         """Where their run and step resources are held."""
         raise NotImplementedError
 

@@ -152,7 +152,7 @@ class PlannedEvaluation(EvaluationPlace):
     def _invariants(self) -> frozenset[int]:
         """The slots that all iterations in this target share."""
         if self._invariant is None:
-            registry = self._strategy.run.providers
+            registry = self._strategy.run.resources.providers
             structure = self._plan.structure
             self._invariant = structure.invariants(registry.narrow(structure.resources))
         return self._invariant
@@ -204,7 +204,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     async def _close_then(self, on_end: Callable[[Any], None], value: Any) -> None:
         assert self._holdings is not None
-        await self._strategy.run.close_holdings(self._holdings)
+        await self._strategy.run.resources.close_step(self._holdings)
         on_end(value)
         self._strategy.propagate()
 
@@ -260,11 +260,11 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _demand_resource(self, slot: Slot) -> None:
         run = self._strategy.run
-        definition = run.providers.find(slot.name, "the target")
+        definition = run.resources.providers.find(slot.name, "the target")
         if definition.scope == "task":
             self._settle(slot.index, Deferred(slot))
             return
-        holdings = run.holdings if definition.scope == "run" else self.holdings
+        holdings = run.resources.of_run if definition.scope == "run" else self.holdings
         ready = holdings.ready(slot.name)
         if ready is not None:
             self._settle(slot.index, ready.value)
@@ -272,7 +272,7 @@ class PlannedEvaluation(EvaluationPlace):
             run.spawn(lambda: self._obtain(slot, holdings))
 
     async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
-        registry = self._strategy.run.providers
+        registry = self._strategy.run.resources.providers
         value = await holdings.obtain(registry.set_up_order(slot.name, "the target"))
         self._settle(slot.index, value)
         self._strategy.propagate()
@@ -281,7 +281,7 @@ class PlannedEvaluation(EvaluationPlace):
     def holdings(self) -> Holdings:
         """Where the step resources of this evaluation are held, made when there is one."""
         if self._holdings is None:
-            self._holdings = self._strategy.run.step_holdings()
+            self._holdings = self._strategy.run.resources.of_step()
         return self._holdings
 
     # Nodes

@@ -7,11 +7,12 @@ tears it down: whatever the generator keeps open across its `yield` is entered a
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 
@@ -24,153 +25,21 @@ from cascade.core.cancellation import (
     leave_requests_behind,
     outlast,
 )
+from cascade.core.registry import RunProviders
+from cascade.core.values import filled
+from cascade.events import ResourceAcquired, ResourceReleased
 from cascade.workflow.resources import ResourceDefinition
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from cascade.core.calls import Call
+    from cascade.core.services import Services
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
-class Keeper(Protocol):
-    """The run whose resources they are."""
-
-    def open_resource(
-        self, definition: ResourceDefinition, arguments: dict[str, Any]
-    ) -> AbstractAsyncContextManager[Any]: ...
-    def spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
-    def set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Lease:
-    """One resource set up for one run or evaluation."""
-
-    __slots__ = (
-        "closed",
-        "closing",
-        "definition",
-        "failure",
-        "is_ready",
-        "ready",
-        "scope",
-        "value",
-    )
-
-    def __init__(self, definition: ResourceDefinition) -> None:
-        self.definition = definition
-        self.value: Any = None
-        self.is_ready = False
-        self.failure: BaseException | None = None
-        self.scope = CancelScope()
-        self.ready = Event()
-        self.closing = Event()
-        self.closed = Event()
-
-    async def host(
-        self, keeper: Keeper, arguments: dict[str, Any], acquired: Callable[[Lease], None]
-    ) -> None:
-        """The whole life of the resource; the keeper is told what goes wrong in it."""
-        try:
-            with self.scope:
-                async with keeper.open_resource(self.definition, arguments) as self.value:
-                    self.is_ready = True
-                    acquired(self)
-                    self.ready.set()
-                    # Shielded from the run, and not from scopes that the resource holds open: if
-                    # a task in its background dies, the wait ends and so does the run.
-                    self.scope.shield = True
-                    await self._lend(keeper)
-        except BaseException as error:
-            if error is not self.failure:  # which the run ends with already
-                if is_cancellation(error):
-                    raise
-                if not has_ended(self.scope):
-                    keeper.set_up_failed(self.definition, error)
-        finally:
-            self.value = self.failure = None  # the failure's traceback refers to this frame
-            self.closed.set()
-
-    async def _lend(self, keeper: Keeper) -> None:
-        """Wait until nobody needs it any more, and raise what this ended with."""
-        try:
-            await self.closing.wait()
-        except get_cancelled_exc_class() as error:
-            if is_being_cancelled():
-                raise
-            # `cancel()` of this very task: by a TaskGroup that the resource holds open, for one.
-            keeper.stop()
-            await outlast(self.closing)
-            raise (self.failure or error) from None
-        if self.failure is not None:
-            raise self.failure
-
-    async def close(self, failure: BaseException | None) -> BaseException | None:
-        """Tear down, or give up a set-up that is still going on. Bounded by its own deadline.
-
-        The answer is what cancelled this task meanwhile.
-        """
-        if self.is_ready:
-            self.failure = failure
-            self.closing.set()
-        else:
-            self.scope.cancel()
-        return await outlast(self.closed)
-
-
-class Holdings:
-    """The resources of one scope: of a run, or (within it) of one evaluation."""
-
-    __slots__ = ("_acquired", "_around", "_keeper", "_leases", "_scope")
-
-    def __init__(self, scope: str, around: Holdings | None, keeper: Keeper) -> None:
-        self._scope = scope
-        self._around = around
-        self._keeper = keeper
-        self._leases: dict[str, Lease] = {}
-        self._acquired: list[Lease] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._leases)
-
-    def ready(self, name: str) -> Lease | None:
-        """The resource, if it is set up here or around here."""
-        lease = self._leases.get(name)
-        if lease is not None:
-            return lease if lease.is_ready else None
-        return None if self._around is None else self._around.ready(name)
-
-    async def obtain(self, order: list[ResourceDefinition]) -> Any:
-        """The value of the last of `order`, after all of them are set up, in that order."""
-        values: dict[str, Any] = {}
-        for definition in order:
-            lease = self._home(definition)._lease(definition, values)
-            await lease.ready.wait()
-            values[definition.name] = lease.value
-        return values[order[-1].name]
-
-    async def close(self, failure: BaseException | None) -> BaseException | None:
-        """Tear everything down, the last set up first; what cancelled this task meanwhile."""
-        interruption = None
-        for lease in self._leases.values():
-            if not lease.is_ready:
-                interruption = await lease.close(failure) or interruption
-        while self._acquired:
-            interruption = await self._acquired.pop().close(failure) or interruption
-        self._leases.clear()
-        return interruption
-
-    def _home(self, definition: ResourceDefinition) -> Holdings:
-        if definition.scope == self._scope or self._around is None:
-            return self
-        return self._around
-
-    def _lease(self, definition: ResourceDefinition, values: dict[str, Any]) -> Lease:
-        lease = self._leases.get(definition.name)
-        if lease is None:
-            lease = self._leases[definition.name] = Lease(definition)
-            arguments = {p: values[name] for p, name in definition.dependencies.items()}
-            host = partial(lease.host, self._keeper, arguments, self._acquired.append)
-            self._keeper.spawn_host(host)
-        return lease
+logger = logging.getLogger("cascade")
 
 
 class _Context(AbstractAsyncContextManager[T]):
@@ -349,3 +218,268 @@ def _is_stop(error: BaseException, failure: BaseException) -> bool:
     """Whether `error` is what Python makes of a Stop(Async)Iteration thrown into a generator."""
     is_stop = isinstance(failure, StopIteration | StopAsyncIteration)
     return is_stop and isinstance(error, RuntimeError) and error.__cause__ is failure
+
+
+class Lifetime(Protocol):
+    """The run that resources live in, which ends if one of them fails."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def is_over(self) -> bool: ...
+    def fail(self, error: BaseException, note: str) -> None: ...
+    def call_failed(self, call: Call, error: BaseException) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Lease:
+    """One resource set up for one run or evaluation."""
+
+    __slots__ = (
+        "closed",
+        "closing",
+        "definition",
+        "failure",
+        "is_ready",
+        "ready",
+        "scope",
+        "value",
+    )
+
+    def __init__(self, definition: ResourceDefinition) -> None:
+        self.definition = definition
+        self.value: Any = None
+        self.is_ready = False
+        self.failure: BaseException | None = None
+        self.scope = CancelScope()
+        self.ready = Event()
+        self.closing = Event()
+        self.closed = Event()
+
+    async def host(
+        self, resources: Resources, arguments: dict[str, Any], acquired: Callable[[Lease], None]
+    ) -> None:
+        """The whole life of the resource; what goes wrong in it ends the run."""
+        try:
+            with self.scope:
+                async with resources.open(self.definition, arguments) as self.value:
+                    self.is_ready = True
+                    acquired(self)
+                    self.ready.set()
+                    # Shielded from the run, and not from scopes that the resource holds open: if
+                    # a task in its background dies, the wait ends and so does the run.
+                    self.scope.shield = True
+                    await self._lend(resources)
+        except BaseException as error:
+            if error is not self.failure:  # which the run ends with already
+                if is_cancellation(error):
+                    raise
+                if not has_ended(self.scope):
+                    resources.set_up_failed(self.definition, error)
+        finally:
+            self.value = self.failure = None  # the failure's traceback refers to this frame
+            self.closed.set()
+
+    async def _lend(self, resources: Resources) -> None:
+        """Wait until nobody needs it any more, and raise what this ended with."""
+        try:
+            await self.closing.wait()
+        except get_cancelled_exc_class() as error:
+            if is_being_cancelled():
+                raise
+            # `cancel()` of this very task: by a TaskGroup that the resource holds open, for one.
+            resources.run.stop()
+            await outlast(self.closing)
+            raise (self.failure or error) from None
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self, failure: BaseException | None) -> BaseException | None:
+        """Tear down, or give up a set-up that is still going on. Bounded by its own deadline.
+
+        The answer is what cancelled this task meanwhile.
+        """
+        if self.is_ready:
+            self.failure = failure
+            self.closing.set()
+        else:
+            self.scope.cancel()
+        return await outlast(self.closed)
+
+
+class Holdings:
+    """The resources of one scope: of a run, or (within it) of one evaluation."""
+
+    __slots__ = ("_acquired", "_around", "_leases", "_resources", "_scope")
+
+    def __init__(self, scope: str, around: Holdings | None, resources: Resources) -> None:
+        self._scope = scope
+        self._around = around
+        self._resources = resources
+        self._leases: dict[str, Lease] = {}
+        self._acquired: list[Lease] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._leases)
+
+    def ready(self, name: str) -> Lease | None:
+        """The resource, if it is set up here or around here."""
+        lease = self._leases.get(name)
+        if lease is not None:
+            return lease if lease.is_ready else None
+        return None if self._around is None else self._around.ready(name)
+
+    async def obtain(self, order: list[ResourceDefinition]) -> Any:
+        """The value of the last of `order`, after all of them are set up, in that order."""
+        values: dict[str, Any] = {}
+        for definition in order:
+            lease = self._home(definition)._lease(definition, values)
+            await lease.ready.wait()
+            values[definition.name] = lease.value
+        return values[order[-1].name]
+
+    async def close(self, failure: BaseException | None) -> BaseException | None:
+        """Tear everything down, the last set up first; what cancelled this task meanwhile."""
+        interruption = None
+        for lease in self._leases.values():
+            if not lease.is_ready:
+                interruption = await lease.close(failure) or interruption
+        while self._acquired:
+            interruption = await self._acquired.pop().close(failure) or interruption
+        self._leases.clear()
+        return interruption
+
+    def _home(self, definition: ResourceDefinition) -> Holdings:
+        if definition.scope == self._scope or self._around is None:
+            return self
+        return self._around
+
+    def _lease(self, definition: ResourceDefinition, values: dict[str, Any]) -> Lease:
+        lease = self._leases.get(definition.name)
+        if lease is None:
+            lease = self._leases[definition.name] = Lease(definition)
+            arguments = {p: values[name] for p, name in definition.dependencies.items()}
+            host = partial(lease.host, self._resources, arguments, self._acquired.append)
+            self._resources.start_host(host)
+        return lease
+
+
+class Resources:
+    """The resources of one run: who provides them, which are set up, what failed at the end."""
+
+    def __init__(self, run: Lifetime, services: Services) -> None:
+        self.run = run
+        self.providers = RunProviders(services.resources)
+        self.of_run = Holdings("run", None, self)
+        self.failures: list[BaseException] = []  # of tear-downs: each is told, none hides another
+        self.hosts: TaskGroup | None = None  # outside of the work group, whose end they outlive
+        self._bus = services.bus
+        self._deadline = services.teardown_timeout
+        self._open: dict[Holdings, None] = {self.of_run: None}  # the innermost last
+
+    def of_step(self) -> Holdings:
+        """A place for the step resources of one evaluation, closed with the run at the latest."""
+        holdings = Holdings("step", self.of_run, self)
+        self._open[holdings] = None
+        return holdings
+
+    async def close_step(self, holdings: Holdings) -> None:
+        """Tear down what an evaluation held, now that it is over."""
+        interruption = await holdings.close(None)
+        self._open.pop(holdings, None)
+        if interruption is not None:
+            raise interruption
+
+    async def close(self, failure: BaseException | None) -> BaseException | None:
+        """Tear down all of them, the innermost first, telling them what the run ended with.
+
+        The answer is what cancelled this task meanwhile.
+        """
+        interruption = None
+        for holdings in reversed(tuple(self._open)):
+            interruption = await holdings.close(failure) or interruption
+        return interruption
+
+    def let_go(self) -> None:
+        """The run is over: nothing here refers to its failures, or in a circle."""
+        self.failures = []
+        self.hosts = None
+        self._open.clear()
+        del self.of_run
+
+    def start_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the life of a resource in a task of its own."""
+        assert self.hosts is not None, "resources are demanded by tasks of the work group"
+        self.hosts.start_soon(function)
+
+    async def for_attempt(
+        self, call: Call, stack: AsyncExitStack
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of an attempt, its task resources set up in `stack`."""
+        values: dict[str, Any] = {}
+        for name in call.resources:
+            needed_by = f"task {call.slot.name!r}"
+            for definition in self.providers.set_up_order(name, needed_by):
+                if definition.name in values:
+                    continue
+                if definition.scope != "task":
+                    order = self.providers.set_up_order(definition.name, needed_by)
+                    holdings = self.of_run if definition.scope == "run" else call.place.holdings
+                    values[definition.name] = await holdings.obtain(order)
+                    continue
+                arguments = {p: values[n] for p, n in definition.dependencies.items()}
+                opener = self.open(definition, arguments, call)
+                values[definition.name] = await self._enter(opener, definition, stack)
+        args = tuple([filled(value, values) for value in call.args])
+        return args, {name: filled(value, values) for name, value in call.kwargs.items()}
+
+    async def _enter(
+        self,
+        opener: AbstractAsyncContextManager[Any],
+        definition: ResourceDefinition,
+        stack: AsyncExitStack,
+    ) -> Any:
+        try:
+            return await stack.enter_async_context(opener)
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
+            self.set_up_failed(definition, error)
+            raise
+
+    @context_manager
+    async def open(
+        self, definition: ResourceDefinition, arguments: dict[str, Any], call: Call | None = None
+    ) -> AsyncGenerator[Any]:
+        """A resource set up for the body, its events told, its failing tear-down recorded.
+
+        `call` is the one of whose attempt it is.
+        """
+        acquired = False
+
+        def failed(error: BaseException, served: BaseException | None) -> None:
+            if call is not None and served is not None and not is_being_cancelled():
+                self.run.call_failed(call, served)  # it came first, and no retry follows
+            self._teardown_failed(error)
+
+        try:
+            async with opened(definition, arguments, self._deadline, failed) as value:
+                acquired = True
+                if self._bus.listens(ResourceAcquired):
+                    now = current_time()
+                    self._bus.publish(ResourceAcquired(self.run.id, now, definition.name))
+                yield value
+        finally:
+            if acquired and self._bus.listens(ResourceReleased):
+                now = current_time()
+                self._bus.publish(ResourceReleased(self.run.id, now, definition.name))
+
+    def set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
+        """The resource could not be set up, or ended by itself."""
+        self.run.fail(error, f"in the resource {definition.name!r}, of run {self.run.id}")
+
+    def _teardown_failed(self, error: BaseException) -> None:
+        logger.error("a tear-down failed in run %s", self.run.id, exc_info=error)
+        self.failures.append(error)
+        if not self.run.is_over:
+            self.run.stop()

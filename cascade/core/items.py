@@ -7,7 +7,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from cascade.core.calls import Call, Failed, Place, is_control
+from cascade.core.calls import Call, Failed, Holder, Place, is_control
 from cascade.core.recovery import recover, wrapped
 from cascade.core.run import SLICE
 from cascade.core.strategy import STEPS_BETWEEN_LOOKS, EvaluationPlace, Strategy
@@ -23,7 +23,6 @@ from cascade.core.values import (
 from cascade.graph.structure import Slot
 
 if TYPE_CHECKING:
-    from cascade.core.holdings import Holdings
     from cascade.graph.nodes import Node
 
 
@@ -57,7 +56,7 @@ class MapItems(Place):
         self._given: dict[int, frozenset[Any]] = {}  # what TailCalls of an item gave it, by name
 
     @property
-    def holdings(self) -> Holdings:
+    def holdings(self) -> Holder:
         """Items belong to the evaluation of their map."""
         return self._evaluation.holdings
 

@@ -42,6 +42,7 @@ from cascade.workflow.cache_key import cache_key
 
 if TYPE_CHECKING:
     from cascade.core.activity import Activity
+    from cascade.core.holdings import Resources
     from cascade.core.services import Services
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
@@ -64,6 +65,8 @@ class Runner(Protocol):
     @property
     def activity(self) -> Activity | None: ...
     @property
+    def resources(self) -> Resources: ...
+    @property
     def session(self) -> Session: ...
     @property
     def is_over(self) -> bool: ...
@@ -75,9 +78,6 @@ class Runner(Protocol):
     def call_failed(self, call: Call, error: BaseException) -> None: ...
     def is_cancelled_by(self, error: BaseException) -> bool: ...
     async def leave_requests_behind(self, error: BaseException | None = None) -> None: ...
-    async def with_task_resources(
-        self, call: Call, stack: AsyncExitStack
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]: ...
 
 
 class Processor:
@@ -284,7 +284,7 @@ class Processor:
                 value = await self._announced(call, call.args, call.kwargs)
                 return value
             async with AsyncExitStack() as stack:
-                args, kwargs = await self._run.with_task_resources(call, stack)
+                args, kwargs = await self._run.resources.for_attempt(call, stack)
                 return await self._announced(call, args, kwargs)
         finally:
             if value is not AGAIN:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cascade.core.calls import Call, Failed, Place, is_control
+from cascade.core.calls import Call, Failed, Holder, Place, is_control
 from cascade.core.strategy import EvaluationPlace
 from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
@@ -24,7 +24,6 @@ from cascade.graph.structure import RESOURCE, Slot
 from cascade.workflow.outcome import Outcome
 
 if TYPE_CHECKING:
-    from cascade.core.holdings import Holdings
     from cascade.graph.nodes import Node
 
 
@@ -124,7 +123,7 @@ class Handling(Place):
         self._trampoline = None
 
     @property
-    def holdings(self) -> Holdings:
+    def holdings(self) -> Holder:
         """A handler belongs to the evaluation of its node."""
         return self._evaluation.holdings
 

@@ -17,8 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Callable, Coroutine, Mapping
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -41,17 +40,14 @@ from cascade.core.cancellation import (
     leave_requests_behind,
     requests,
 )
-from cascade.core.holdings import Holdings, context_manager, opened
+from cascade.core.holdings import Resources
 from cascade.core.processor import AGAIN, Processor
 from cascade.core.ready import ReadyQueue
-from cascade.core.registry import RunProviders
-from cascade.core.values import filled
 from cascade.errors import add_note
-from cascade.events import ResourceAcquired, ResourceReleased, RunFinished, RunStarted
+from cascade.events import RunFinished, RunStarted
 from cascade.graph.slices import Work
 from cascade.plain import error_text
 from cascade.workflow.inputs import Inputs
-from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
     from cascade.core.services import Services
@@ -113,7 +109,7 @@ class Run:
         self.services = services
         self.bus = services.bus
         self.inputs = Inputs(params)
-        self.providers = RunProviders(services.resources)
+        self.resources = Resources(self, services)
         self.max_steps = max_steps
         self.session: Session
         self.failure: BaseException | None = None
@@ -122,12 +118,9 @@ class Run:
         self.result: Any = _NO_RESULT
         on_run = services.on_run
         self.activity = None if on_run is None else Activity(self.id, on_run)
-        self.processor = Processor(self)
-        self.holdings = self.make_holdings("run", None)
-        self._open_holdings: dict[Holdings, None] = {self.holdings: None}
+        self.processor: Processor = Processor(self)
         self._inline = ReadyQueue()
         self._starting = ReadyQueue()
-        self._hosts: TaskGroup | None = None
         self._work: TaskGroup | None = None
         self._wake: Event | None = None
         self._postponed: deque[Callable[[], None]] = deque()
@@ -135,7 +128,6 @@ class Run:
         self._pauses = count()
         self._alarm: CancelScope | None = None  # of the one task that sleeps for all of them
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._teardown_failures: list[BaseException] = []
         self.slice_end = perf_counter() + SLICE
         self._batch = LARGEST_BATCH
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
@@ -179,9 +171,9 @@ class Run:
 
     def _outcome(self) -> BaseException | None:
         """What the run fails with, if it does."""
-        if not self._teardown_failures:
+        if not self.resources.failures:
             return self.failure
-        failures = [e for e in (self.failure, *self._teardown_failures) if e is not None]
+        failures = [e for e in (self.failure, *self.resources.failures) if e is not None]
         interrupts = [error for error in failures if isinstance(error, KeyboardInterrupt)]
         if interrupts:  # never in a group
             for error in failures:
@@ -196,18 +188,17 @@ class Run:
         Its values and failures go with their last user then, without the cyclic collector.
         """
         self.result = self.failure = self._interruption = self._ended_by = None
-        self._teardown_failures = []
         self._later_failures = []
         self.inputs = Inputs(None)
         self._inline = ReadyQueue()
         self._starting = ReadyQueue()
         self._postponed.clear()
         self._spawned = []
-        self._open_holdings.clear()
         self._paused.clear()
-        self._hosts = self._work = self._alarm = None
+        self._work = self._alarm = None
         self.processor.let_go()
-        del self.session, self.processor, self.holdings
+        self.resources.let_go()
+        del self.session, self.processor, self.resources
 
     # What strategies say
 
@@ -333,109 +324,15 @@ class Run:
         """Go on with `call` in a task of its own."""
         self.spawn(lambda: self._guard_call(call, function, *args))
 
-    # Resources
-
-    def make_holdings(self, scope: str, around: Holdings | None) -> Holdings:
-        """A place for the resources of one scope."""
-        return Holdings(scope, around, self)
-
-    def step_holdings(self) -> Holdings:
-        """A place for the step resources of one evaluation, closed with the run at the latest."""
-        holdings = self.make_holdings("step", self.holdings)
-        self._open_holdings[holdings] = None
-        return holdings
-
-    async def close_holdings(self, holdings: Holdings) -> None:
-        """Tear down what an evaluation held, now that it is over."""
-        interruption = await holdings.close(None)
-        self._open_holdings.pop(holdings, None)
-        if interruption is not None:
-            raise interruption
-
-    @context_manager
-    async def open_resource(
-        self, definition: ResourceDefinition, arguments: dict[str, Any], call: Call | None = None
-    ) -> AsyncGenerator[Any]:
-        """A resource set up for the body, its events told, its failing tear-down recorded.
-
-        `call` is the one of whose attempt it is.
-        """
-        deadline = self.services.teardown_timeout
-        acquired = False
-
-        def failed(error: BaseException, served: BaseException | None) -> None:
-            if call is not None and served is not None and not is_being_cancelled():
-                self.call_failed(call, served)  # it came first, and no retry follows
-            self._teardown_failed(error)
-
-        try:
-            async with opened(definition, arguments, deadline, failed) as value:
-                acquired = True
-                if self.bus.listens(ResourceAcquired):
-                    self.bus.publish(ResourceAcquired(self.id, current_time(), definition.name))
-                yield value
-        finally:
-            if acquired and self.bus.listens(ResourceReleased):
-                self.bus.publish(ResourceReleased(self.id, current_time(), definition.name))
-
-    async def with_task_resources(
-        self, call: Call, stack: AsyncExitStack
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """The arguments of an attempt, its task resources set up in `stack`."""
-        values: dict[str, Any] = {}
-        for name in call.resources:
-            needed_by = f"task {call.slot.name!r}"
-            for definition in self.providers.set_up_order(name, needed_by):
-                if definition.name in values:
-                    continue
-                if definition.scope != "task":
-                    order = self.providers.set_up_order(definition.name, needed_by)
-                    holdings = self.holdings if definition.scope == "run" else call.place.holdings
-                    values[definition.name] = await holdings.obtain(order)
-                    continue
-                arguments = {p: values[n] for p, n in definition.dependencies.items()}
-                opener = self.open_resource(definition, arguments, call)
-                values[definition.name] = await self._enter(opener, definition, stack)
-        args = tuple([filled(value, values) for value in call.args])
-        return args, {name: filled(value, values) for name, value in call.kwargs.items()}
-
-    async def _enter(
-        self,
-        opener: AbstractAsyncContextManager[Any],
-        definition: ResourceDefinition,
-        stack: AsyncExitStack,
-    ) -> Any:
-        try:
-            return await stack.enter_async_context(opener)
-        except BaseException as error:
-            if is_cancellation(error):
-                raise
-            self.set_up_failed(definition, error)
-            raise
-
-    def set_up_failed(self, definition: ResourceDefinition, error: BaseException) -> None:
-        """The resource could not be set up, or ended by itself."""
-        self.fail(error, f"in the resource {definition.name!r}, of run {self.id}")
-
-    def _teardown_failed(self, error: BaseException) -> None:
-        logger.error("a tear-down failed in run %s", self.id, exc_info=error)
-        self._teardown_failures.append(error)
-        if not self.is_over:
-            self.stop()
-
-    def spawn_host(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run the life of a resource in a task of its own."""
-        assert self._hosts is not None, "resources are demanded by tasks of the work group"
-        self._hosts.start_soon(function)
-
     # The driver
 
     async def _drive(self, begin: Callable[[], None]) -> None:
         try:
             await self._begin(begin)
             if not self.is_over or self._spawned:
-                async with anyio.create_task_group() as self._hosts:
-                    self._hosts.start_soon(self._carry_out_in_group)
+                async with anyio.create_task_group() as hosts:
+                    self.resources.hosts = hosts
+                    hosts.start_soon(self._carry_out_in_group)
                 if self._is_cancelled:
                     await checkpoint_if_cancelled()
         except BaseException as error:
@@ -444,11 +341,11 @@ class Run:
                 self._fail_by(own)
                 return
             self._interruption = error  # failures are kept, so this is the run being cancelled
-            for failed in (self.failure, *self._teardown_failures):
+            for failed in (self.failure, *self.resources.failures):
                 if failed is not None:
                     add_note(error, f"the run had failed: {error_text(failed)}")
             raise
-        if self.result is _NO_RESULT and self.failure is None and not self._teardown_failures:
+        if self.result is _NO_RESULT and self.failure is None and not self.resources.failures:
             cancelled = asyncio.CancelledError("somebody cancelled a task of the run")
             self.fail(cancelled, f"in run {self.id}")
 
@@ -495,7 +392,7 @@ class Run:
                 interruption = error
             elif self._work is None or not has_ended(self._work.cancel_scope):
                 self.fail(error, f"in run {self.id}")
-        interruption = await self._release(self.failure or interruption) or interruption
+        interruption = await self.resources.close(self.failure or interruption) or interruption
         try:
             if interruption is not None:
                 self._is_cancelled = is_cancellation(interruption)
@@ -705,20 +602,10 @@ class Run:
 
     # The end
 
-    async def _release(self, failure: BaseException | None) -> BaseException | None:
-        """Tear down all resources, the innermost first, telling them what the run ended with.
-
-        The answer is what cancelled this task meanwhile.
-        """
-        interruption = None
-        for holdings in reversed(tuple(self._open_holdings)):
-            interruption = await holdings.close(failure) or interruption
-        return interruption
-
     def _tell_finished(self, started: float) -> None:
         if self.activity is None and not self.bus.listens(RunFinished):
             return
-        error = self.failure or (self._teardown_failures[0] if self._teardown_failures else None)
+        error = self.failure or (self.resources.failures[0] if self.resources.failures else None)
         status = "Succeeded" if error is None else "Failed"
         if self._interruption is not None:
             status, error = "Cancelled", None

@@ -44,7 +44,7 @@ class Strategy:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
             try:
-                self.run.providers.ahead.set_up_order(name, "the target")
+                self.run.resources.providers.ahead.set_up_order(name, "the target")
             except ResourceNotFoundError as error:
                 if error.name != name:
                     raise
