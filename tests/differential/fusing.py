@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
@@ -49,6 +49,28 @@ class World:
 
 
 Make = Callable[[World], Any]
+
+
+def loop_of(node: Any, **routes: Any) -> Any:
+    """Bind `node` to `again` (itself), `exit` and what is given; return it."""
+    return cs.bind(node, cs.select_jump({"again": node, "exit": None, **routes}))
+
+
+class MyDict(dict):
+    pass
+
+
+class MyList(list):
+    pass
+
+
+class MyTuple(tuple):
+    __slots__ = ()
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
 
 
 def ran(
