@@ -9,7 +9,7 @@ from weakref import ref
 
 from cascade.graph.nodes import drawing
 from cascade.graph.plan import Plan
-from cascade.graph.quick_key import reordering, sketched
+from cascade.graph.quick_key import quick_key_in_slices, reordering
 from cascade.graph.reading import Reading, reading
 from cascade.graph.slices import (
     STEPS,
@@ -30,15 +30,15 @@ Reorder = Callable[[list[Any]], tuple[Any, ...]]
 class _Kept(ref[Structure]):
     """The place of a structure in a cache, which does not keep it alive."""
 
-    __slots__ = ("digest", "sketches", "weight")
+    __slots__ = ("digest", "quick_keys", "weight")
 
     digest: int
-    sketches: list[int]  # the digests of those that lead to it
+    quick_keys: list[int]  # the digests of those that lead to it
     weight: int
 
 
 MOST_SLOTS: Final = 200_000
-MOST_SKETCHES: Final = 4  # of one structure: they differ in what may be shared
+MOST_QUICK_KEYS: Final = 4  # of one structure: they differ in what may be shared
 
 
 class PlanCache:
@@ -62,7 +62,7 @@ class PlanCache:
         self._most_slots = slots
         self._solver = solver
         self._known: dict[int, list[_Kept]] = {}  # by digest of the key
-        self._sketched: dict[int, list[_Kept]] = {}  # by digest of a sketch
+        self._by_quick_key: dict[int, list[_Kept]] = {}  # by digest of a quick key
         self._recent: OrderedDict[_Kept, None] = OrderedDict()  # the one used last comes last
         self._making: dict[_Key, Shared[Structure]] = {}
         self._without_task: dict[Structure, None] = {}
@@ -91,30 +91,30 @@ class PlanCache:
 
     def loading(self, target: Any) -> Work[tuple[Structure, tuple[Any, ...]]]:
         """The same, in slices. What two need at the same time is made once."""
-        found = yield from sketched(target)
+        found = yield from quick_key_in_slices(target)
         if found is None:
             read = yield from reading(target)
             structure = yield from self._structure(read)
             return structure, read.data
         key, literals = found
         number = hash(key) if len(key) <= STEPS else (yield from digest(key))
-        for kept in tuple(self._sketched.get(number, ())):
+        for kept in tuple(self._by_quick_key.get(number, ())):
             known = kept()
             if known is None:
                 continue
-            for other, own_key, reorder in known.sketches:
+            for other, own_key, reorder in known.quick_keys:
                 if other == number and (yield from alike(key, own_key)):
                     self._hit(known)
                     return known, reorder(literals)
         read = yield from reading(target)
         structure = yield from self._structure(read)
         kept = structure.kept
-        if kept is not None and len(structure.sketches) < MOST_SKETCHES:
+        if kept is not None and len(structure.quick_keys) < MOST_QUICK_KEYS:
             reorder = yield from reordering(target, read, structure)
-            structure.sketches += ((number, key, reorder),)
+            structure.quick_keys += ((number, key, reorder),)
             if kept in self._recent:
-                kept.sketches.append(number)
-                self._sketched.setdefault(number, []).append(kept)
+                kept.quick_keys.append(number)
+                self._by_quick_key.setdefault(number, []).append(kept)
         return structure, read.data
 
     def _hit(self, structure: Structure) -> None:
@@ -147,7 +147,7 @@ class PlanCache:
             return
         kept = structure.kept = _Kept(structure, self._gone.append)
         kept.digest = number
-        kept.sketches = []
+        kept.quick_keys = []
         kept.weight = len(structure.slots)
         owned = self._without_task
         if structure.newest_task is not None:
@@ -194,8 +194,8 @@ class PlanCache:
         del self._recent[kept]
         self._slots -= kept.weight
         _remove(self._known, kept.digest, kept)
-        for number in kept.sketches:
-            _remove(self._sketched, number, kept)
+        for number in kept.quick_keys:
+            _remove(self._by_quick_key, number, kept)
 
     def plan(self, structure: Structure, root: Ref) -> Plan:
         """The plan from `root`. The solver is asked once for a structure, for its own root."""

@@ -1,13 +1,13 @@
-"""The sketch of a target: a key made in one light walk, for targets whose structure is known.
+"""The quick key of a target, made in one light walk: it tells whether the structure is known.
 
 Most targets are calls of calls: no policies, no pure tasks to be merged, plain lists around. For
 these a walk that only notes tasks, arities and sharing tells structures apart as well as `read`
-does, at a fraction of its cost. The sketch of a target that was read before leads to its structure,
-and a permutation takes the literals from the order of the sketch to that of the structure. Any
-other target has no sketch and is read.
+does, at a fraction of its cost. The quick key of a target that was read before leads to its
+structure, and a permutation takes the literals from the order of the key to that of the structure.
+Any other target has no quick key and is read.
 
-A sketch is in pre-order: for a call its Task and the number of arguments, for a list or tuple its
-type and length, for what was met before its number, and None for a literal.
+A quick key is in pre-order: for a call its Task and the number of arguments, for a list or tuple
+its type and length, for what was met before its number, and None for a literal.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from cascade.graph.slices import MANY, STEPS, Work, gathered, whole
 from cascade.graph.structure import PLAIN, Structure
 from cascade.workflow.expressions import Expression, LazyResult
 
-Sketch = tuple[Any, ...]
+QuickKey = tuple[Any, ...]
 
 
-def sketch(target: Any) -> tuple[Sketch, list[Any]] | None:
-    """The key of a target and its literals, in the order of the key; None if it has no sketch."""
-    return whole(sketched(target))
+def quick_key(target: Any) -> tuple[QuickKey, list[Any]] | None:
+    """The key of a target and its literals, in the order of the key; None if it has none."""
+    return whole(quick_key_in_slices(target))
 
 
-def sketched(target: Any) -> Work[tuple[Sketch, list[Any]] | None]:
+def quick_key_in_slices(target: Any) -> Work[tuple[QuickKey, list[Any]] | None]:
     """The same, in slices."""
     key: list[Any] = []
     data: list[Any] = []
@@ -91,7 +91,7 @@ _IN_CONTAINERS: Final[frozenset[type[Any]]] = PLAIN | {LazyResult}
 
 
 def _held(container: Any) -> Work[bool | None]:
-    """Whether calls are among the members of a container; None if it has no sketch."""
+    """Whether calls are among the members of a container; None if it has none."""
     kind = type(container)
     if kind not in CONTAINERS:
         return None
@@ -118,7 +118,7 @@ def is_literal(value: Any) -> bool:
 def reordering(
     target: Any, reading: Reading, structure: Structure
 ) -> Work[Callable[[list[Any]], Any]]:
-    """Takes the literals of a sketch of `target` to the order of its data."""
+    """Takes the literals of a quick key of `target` to the order of its data."""
     refs = yield from gathered(_refs(target, reading, structure))
     refs = [ref for ref in refs if ref < 0]
     if refs == list(range(-1, -len(refs) - 1, -1)):
@@ -130,7 +130,7 @@ def reordering(
 
 
 def _refs(target: Any, reading: Reading, structure: Structure) -> Iterator[int]:
-    """The references of all that the sketch notes, in its order."""
+    """The references of all that the quick key notes, in its order."""
     seen: set[int] = set()
     stack: list[tuple[Any, int]] = [(target, structure.root)]
     while stack:

@@ -278,11 +278,11 @@ class Structure:
         "newest_task",
         "plans",
         "programs",
+        "quick_keys",
         "reach",
         "resources",
         "root",
         "selectors",
-        "sketches",
         "slots",
     )
 
@@ -332,7 +332,7 @@ class Structure:
         self.programs: dict[Any, Any] = {}
         self.making: dict[Any, Shared[Any]] = {}
         self.reach: Any = None  # what the routines of it have in common
-        self.sketches: tuple[Any, ...] = ()  # that are known to lead to it
+        self.quick_keys: tuple[Any, ...] = ()  # that are known to lead to it
         self.kept: Any = None  # its place in a cache
         self.is_compiled = False
         self._orders = {self.root: Order(range(main), range(main, len(self.slots)))}

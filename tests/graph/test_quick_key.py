@@ -1,4 +1,4 @@
-"""Sketches: known structures are known by a light key, and nothing else is (section 12)."""
+"""Quick keys: known structures are known by a light key, and nothing else is (section 12)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import cascade as cs
 from cascade.graph.plan_cache import PlanCache
-from cascade.graph.quick_key import is_literal, sketch
+from cascade.graph.quick_key import is_literal, quick_key
 from cascade.graph.reading import read
 from cascade.graph.solver import NativeSolver
 
@@ -120,7 +120,7 @@ class Drawn:
 def test_a_target_is_loaded_as_it_is_read(chunk):
     """However a target was loaded before, its structure and data are those of reading it."""
     cache = PlanCache(1024, NativeSolver())
-    sketched = 0
+    quick = 0
     for shape in range(chunk * 150, chunk * 150 + 150):
         for data in range(3):
             target = Drawn(shape, data).target()
@@ -130,11 +130,11 @@ def test_a_target_is_loaded_as_it_is_read(chunk):
             assert structure.key == reading.key
             assert len(loaded) == len(reading.data)
             assert all(a is b or a == b for a, b in zip(loaded, reading.data, strict=True))
-            sketched += sketch(target) is not None and cache.hits > known
+            quick += quick_key(target) is not None and cache.hits > known
             again, loaded = cache.load(target)
             assert again is structure
             assert all(a is b or a == b for a, b in zip(loaded, reading.data, strict=True))
-    assert sketched > 100
+    assert quick > 100
 
 
 def test_literals_are_the_same_objects():
@@ -184,8 +184,8 @@ def test_different_structures_are_told_apart():
     assert cache.hits == 2 * len(DIFFERENT) - cache.misses
 
 
-def test_sketches_are_bounded_and_go_with_their_structures():
-    """An evicted structure is read anew, whatever its sketch says."""
+def test_quick_keys_are_bounded_and_go_with_their_structures():
+    """An evicted structure is read anew, whatever its quick key says."""
     cache = PlanCache(2, NativeSolver())
 
     def chain(length):
@@ -198,13 +198,13 @@ def test_sketches_are_bounded_and_go_with_their_structures():
         structure, _ = cache.load(chain(length))
         assert structure.key == read(chain(length)).key
     assert (cache.hits, cache.misses, len(cache)) == (0, 6, 2)
-    assert len(cache._sketched) <= 2
+    assert len(cache._by_quick_key) <= 2
     cache.load(chain(3))
     cache.load(chain(2))
     assert cache.hits == 2
 
 
-def test_a_sketch_keeps_no_data_alive():
+def test_a_quick_key_keeps_no_data_alive():
     """The cache holds structures, not what they were loaded with."""
 
     class Datum:
@@ -251,7 +251,7 @@ def test_expressions_are_no_literals():
 
 
 def test_deep_and_wide_targets(use_vm):
-    """A target of 100,000 nodes has a sketch too, and a second run of it reads nothing."""
+    """A target of 100,000 nodes has a quick key too, and a second run of it reads nothing."""
 
     async def main():
         engine = cs.Engine()
