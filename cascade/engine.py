@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import Parameter
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast, overload
 
 import anyio
 from anyio.lowlevel import current_token
@@ -19,8 +21,10 @@ from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder
 from cascade.core.interpreter import GraphExecutionStrategy
 from cascade.core.interrupts import Terminated, run_interruptible, terminate
+from cascade.core.registry import ResourceRegistry
 from cascade.core.run import Run
 from cascade.core.services import Services, TailCalls
+from cascade.errors import did_you_mean
 from cascade.events import MessageBus
 from cascade.graph.plan_cache import MOST_SLOTS, PlanCache
 from cascade.graph.solver import NativeSolver
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from cascade.graph.solver import Solver
     from cascade.vm.blueprint import Blueprint
 
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -59,13 +65,67 @@ class EngineStatistics:
     fused_exits: int
 
 
+class EngineRunOptions(TypedDict, total=False):
+    """The options of `Engine.run`: what is of one run."""
+
+    params: Mapping[str, Any] | None
+    use_vm: bool
+    max_steps: int | None
+    resources: Iterable[ResourceDefinition]
+    progress: bool
+
+
+class RunAsyncOptions(EngineRunOptions, total=False):
+    """The options of `run_async`: those of the engine that it makes beside those of its run."""
+
+    system_resources: Mapping[str, float | Rate] | None
+    constraints: Iterable[GlobalConstraint]
+    executor: Executor | None
+    bus: MessageBus | None
+    tail_calls: TailCalls
+
+
+class RunOptions(RunAsyncOptions, total=False):
+    """The options of `run`: the event loop's beside those of `run_async`."""
+
+    backend: str
+    backend_options: Mapping[str, Any] | None
+
+
+def _with_options_of(taker: Callable[..., Any]) -> Callable[[F], F]:
+    """Show in place of `**options` those of `taker`, to which they are handed."""
+
+    def show(function: F) -> F:
+        own = inspect.signature(function)
+        shown = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        names = {parameter.name for parameter in shown} | {"self"}
+        handed = [p for name, p in inspect.signature(taker).parameters.items() if name not in names]
+        target, *rest = shown
+        vars(function)["__signature__"] = own.replace(parameters=[target, *handed, *rest])
+        return function
+
+    return show
+
+
+def _refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for an option that the function, which hands them on, does not have."""
+    known = list(inspect.signature(function).parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"{function.__name__}() got an unexpected keyword argument {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+
+
 class Engine:
     """Runs targets, one after the other or at the same time, in one event loop after another.
 
     Concurrent runs share its capacity (`system_resources`, amounts by name) and its constraints:
     `engine.constraints` is a `ConstraintManager`, `engine.bus` the `MessageBus`. `solver`,
     `executor` and `state_backend` replace what is in the box. `tail_calls="forbid"` makes a
-    returned expression a `StaticGraphError`.`plan_cache_size` bounds the structures that are
+    returned expression a `StaticGraphError`. `resources` is a list of resource definitions, as if
+    each was given to `register`. `plan_cache_size` bounds the structures that are
     kept, and `plan_cache_slots` all of them together: what gets a value, and rows of code for the
     virtual machine. Those whose newest Task nobody else uses go sooner. `teardown_timeout`
     bounds the tear-down of each resource, in seconds.
@@ -83,6 +143,7 @@ class Engine:
         state_backend: StateBackend | None = None,
         system_resources: Mapping[str, float | Rate] | None = None,
         constraints: Iterable[GlobalConstraint] = (),
+        resources: Iterable[ResourceDefinition] = (),
         tail_calls: TailCalls = "follow",
         plan_cache_size: int = 1024,
         plan_cache_slots: int = MOST_SLOTS,
@@ -114,22 +175,16 @@ class Engine:
         )
         self.bus = self.services.bus
         self.constraints: ConstraintManager = self.services.gate.constraints
-        if isinstance(constraints, GlobalConstraint):
-            raise TypeError(f"constraints={constraints!r} must be a list; write constraints=[...]")
-        for constraint in constraints:
+        for constraint in _listed("constraints", constraints, GlobalConstraint):
             self.constraints.update(constraint)
+        for definition in _listed("resources", resources, ResourceDefinition):
+            self.register(definition)
         self._recording = False
 
     @overload
-    async def run(
-        self,
-        target: Expression[T],
-        *,
-        params: Mapping[str, Any] | None = None,
-        use_vm: bool = False,
-        max_steps: int | None = None,
-    ) -> T: ...
+    async def run(self, target: Expression[T], **options: Unpack[EngineRunOptions]) -> T: ...
     @overload
+    async def run(self, target: Any, **options: Unpack[EngineRunOptions]) -> Any: ...
     async def run(
         self,
         target: Any,
@@ -137,19 +192,15 @@ class Engine:
         params: Mapping[str, Any] | None = None,
         use_vm: bool = False,
         max_steps: int | None = None,
-    ) -> Any: ...
-    async def run(
-        self,
-        target: Any,
-        *,
-        params: Mapping[str, Any] | None = None,
-        use_vm: bool = False,
-        max_steps: int | None = None,
+        resources: Iterable[ResourceDefinition] = (),
+        progress: bool = False,
     ) -> Any:
         """The value of `target`: any expression, literal, or container of them.
 
         `params` are values by the name of the Param; `use_vm` takes the virtual machine;
-        `max_steps` bounds the executions of each loop (`StepLimitError`). The first failure ends
+        `max_steps` bounds the executions of each loop (`StepLimitError`). `resources` are
+        definitions for this run alone, in place of the engine's of the same names. `progress`
+        shows the run, unless a `Progress` shows all of this engine. The first failure ends
         the run and surfaces as itself, with notes. A skipped target is None if only its
         predecessor was skipped, else a `DependencyMissingError`. Cancelled, it cancels and awaits
         all that it started.
@@ -162,13 +213,17 @@ class Engine:
             )
         check_target(target)
         _check_run(params, max_steps)
-        run = Run(self.services, params, max_steps)
+        own = ResourceRegistry(around=self.services.resources)
+        for definition in _listed("resources", resources, ResourceDefinition):
+            own.register(definition)
         given = MappingProxyType(dict(params or {}))
-        if use_vm:
-            return await VMExecutionStrategy().execute(run, target, given)
-        if backend is None:
-            return await GraphExecutionStrategy().execute(run, target, given)
-        return await self._run_recorded(run, target, given, backend)
+        async with Progress(self) if progress and self.on_run is None else nullcontext():
+            run = Run(self.services, params, max_steps, own)
+            if use_vm:
+                return await VMExecutionStrategy().execute(run, target, given)
+            if backend is None:
+                return await GraphExecutionStrategy().execute(run, target, given)
+            return await self._run_recorded(run, target, given, backend)
 
     async def _run_recorded(
         self, run: Run, target: Any, params: Mapping[str, Any], backend: StateBackend
@@ -273,51 +328,27 @@ class VirtualMachine:
         return await machine.execute_loaded(structure, data, dict(params or {}), name)
 
 
-class RunAsyncOptions(TypedDict, total=False):
-    """The options of `run_async`."""
-
-    params: Mapping[str, Any] | None
-    use_vm: bool
-    system_resources: Mapping[str, float | Rate] | None
-    constraints: Iterable[GlobalConstraint]
-    resources: Iterable[ResourceDefinition]
-    executor: Executor | None
-    bus: MessageBus | None
-    tail_calls: TailCalls
-    max_steps: int | None
-    progress: bool
-
-
-class RunOptions(RunAsyncOptions, total=False):
-    """The options of `run`: the event loop's beside those of `run_async`."""
-
-    backend: str
-    backend_options: Mapping[str, Any] | None
-
-
 @overload
 async def run_async(target: Expression[T], **options: Unpack[RunAsyncOptions]) -> T: ...
 @overload
 async def run_async(target: Any, **options: Unpack[RunAsyncOptions]) -> Any: ...
+@_with_options_of(Engine.run)
 async def run_async(
     target: Any,
     *,
-    params: Mapping[str, Any] | None = None,
-    use_vm: bool = False,
     system_resources: Mapping[str, float | Rate] | None = None,
     constraints: Iterable[GlobalConstraint] = (),
-    resources: Iterable[ResourceDefinition] = (),
     executor: Executor | None = None,
     bus: MessageBus | None = None,
     tail_calls: TailCalls = "follow",
-    max_steps: int | None = None,
-    progress: bool = False,
+    **options: Unpack[EngineRunOptions],
 ) -> Any:
     """Compute `target` in the running event loop, asyncio's or trio's.
 
     The options are those of `run`, save `backend` and `backend_options`. The engine that it makes
     lasts for this one run; to share limits among runs, make an `Engine`.
     """
+    _refuse_unknown(run_async, options)
     engine = Engine(
         executor=executor,
         bus=bus,
@@ -325,35 +356,20 @@ async def run_async(
         constraints=constraints,
         tail_calls=tail_calls,
     )
-    if isinstance(resources, ResourceDefinition):
-        raise TypeError(f"resources={resources!r} must be a list; write resources=[...]")
-    for definition in resources:
-        engine.register(definition)
-    if not progress:
-        return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
-    async with Progress(engine):
-        return await engine.run(target, params=params, use_vm=use_vm, max_steps=max_steps)
+    return await engine.run(target, **options)
 
 
 @overload
 def run(target: Expression[T], **options: Unpack[RunOptions]) -> T: ...
 @overload
 def run(target: Any, **options: Unpack[RunOptions]) -> Any: ...
+@_with_options_of(run_async)
 def run(
     target: Any,
     *,
-    params: Mapping[str, Any] | None = None,
-    use_vm: bool = False,
     backend: str = "asyncio",
     backend_options: Mapping[str, Any] | None = None,
-    system_resources: Mapping[str, float | Rate] | None = None,
-    constraints: Iterable[GlobalConstraint] = (),
-    resources: Iterable[ResourceDefinition] = (),
-    executor: Executor | None = None,
-    bus: MessageBus | None = None,
-    tail_calls: TailCalls = "follow",
-    max_steps: int | None = None,
-    progress: bool = False,
+    **options: Unpack[RunAsyncOptions],
 ) -> Any:
     """Start an event loop and compute `target`, an expression, a literal or a container, in it.
 
@@ -372,6 +388,7 @@ def run(
     >>> cs.run({"n": cs.Param("n", type=int)}, params={"n": "3"})
     {'n': 3}
     """
+    _refuse_unknown(run, options)
     if backend not in ("asyncio", "trio"):
         raise ValueError(f"backend={backend!r} must be 'asyncio' or 'trio'")
     if _in_event_loop():
@@ -381,19 +398,7 @@ def run(
         )
 
     async def main() -> Any:
-        return await run_async(
-            target,
-            params=params,
-            use_vm=use_vm,
-            system_resources=system_resources,
-            constraints=constraints,
-            resources=resources,
-            executor=executor,
-            bus=bus,
-            tail_calls=tail_calls,
-            max_steps=max_steps,
-            progress=progress,
-        )
+        return await run_async(target, **options)
 
     try:
         return run_interruptible(main, backend, backend_options)
@@ -407,6 +412,13 @@ def _in_event_loop() -> bool:
     except anyio.NoEventLoopError:
         return False
     return True
+
+
+def _listed(option: str, given: Any, kind: type[S]) -> Iterable[S]:
+    """What was given, unless it is one where a list of them is meant: `TypeError`."""
+    if isinstance(given, kind):
+        raise TypeError(f"{option}={given!r} must be a list; write {option}=[...]")
+    return cast("Iterable[S]", given)
 
 
 def _check_kind(option: str, given: object, kind: str, methods: tuple[str, ...]) -> None:

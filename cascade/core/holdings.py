@@ -25,7 +25,7 @@ from cascade.core.cancellation import (
     leave_requests_behind,
     outlast,
 )
-from cascade.core.registry import RunProviders
+from cascade.core.registry import ResourceRegistry, RunProviders
 from cascade.core.values import filled
 from cascade.events import ResourceAcquired, ResourceReleased
 from cascade.workflow.resources import ResourceDefinition
@@ -367,9 +367,9 @@ class Holdings:
 class Resources:
     """The resources of one run: who provides them, which are set up, what failed at the end."""
 
-    def __init__(self, run: Lifetime, services: Services) -> None:
+    def __init__(self, run: Lifetime, services: Services, registry: ResourceRegistry) -> None:
         self.run = run
-        self.providers = RunProviders(services.resources)
+        self.providers = RunProviders(registry)
         self.of_run = Holdings("run", None, self)
         self.failures: list[BaseException] = []  # of tear-downs: each is told, none hides another
         self.hosts: TaskGroup | None = None  # outside of the work group, whose end they outlive

@@ -79,7 +79,7 @@ class Interpretation(Strategy):
     ) -> Work[None]:
         """Make a plan from `root`."""
         if is_body:
-            registry = self.run.services.resources
+            registry = self.run.resources.providers.ahead
             yield from structure.find_invariants(registry.narrow(structure.resources))
         yield from self.run.services.plans.planning(structure, root)
 

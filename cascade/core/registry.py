@@ -69,9 +69,14 @@ class Providers:
 
 
 class ResourceRegistry(Providers):
-    """Who provides what, for one engine, at the moment."""
+    """Who provides what, for one engine or one run of it, at the moment.
 
-    def __init__(self) -> None:
+    What is registered for a run alone comes before what its engine, `around` it, has registered,
+    and after the engine's overrides.
+    """
+
+    def __init__(self, around: ResourceRegistry | None = None) -> None:
+        self._around = around
         self._definitions: dict[str, ResourceDefinition] = {}
         self._overrides: list[ResourceDefinition] = []  # the last of a name counts
 
@@ -99,12 +104,21 @@ class ResourceRegistry(Providers):
 
     def lookup(self, name: str) -> ResourceDefinition | None:
         """The override that began last and has not ended, else what is registered."""
+        return self._override(name) or self._registered(name)
+
+    def _override(self, name: str) -> ResourceDefinition | None:
         overrides = (o for o in reversed(self._overrides) if o.name == name)
-        return next(overrides, None) or self._definitions.get(name)
+        found = next(overrides, None)
+        return self._around._override(name) if found is None and self._around else found
+
+    def _registered(self, name: str) -> ResourceDefinition | None:
+        found = self._definitions.get(name)
+        return self._around._registered(name) if found is None and self._around else found
 
     def names(self) -> tuple[str, ...]:
         """What is registered."""
-        return tuple(self._definitions)
+        around = self._around.names() if self._around else ()
+        return tuple(dict.fromkeys((*around, *self._definitions)))
 
 
 class ProvidersAhead(Providers):

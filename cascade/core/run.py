@@ -43,6 +43,7 @@ from cascade.core.cancellation import (
 from cascade.core.holdings import Resources
 from cascade.core.processor import AGAIN, Processor
 from cascade.core.ready import ReadyQueue
+from cascade.core.registry import ResourceRegistry
 from cascade.errors import add_note
 from cascade.events import RunFinished, RunStarted
 from cascade.graph.slices import Work
@@ -103,13 +104,17 @@ class Run:
     """What all evaluations of one run share: driver, failure, inputs, resources, steps allowed."""
 
     def __init__(
-        self, services: Services, params: Mapping[str, Any] | None, max_steps: int | None
+        self,
+        services: Services,
+        params: Mapping[str, Any] | None,
+        max_steps: int | None,
+        resources: ResourceRegistry | None = None,
     ) -> None:
         self.id = uuid4().hex
         self.services = services
         self.bus = services.bus
         self.inputs = Inputs(params)
-        self.resources = Resources(self, services)
+        self.resources = Resources(self, services, resources or services.resources)
         self.max_steps = max_steps
         self.session: Session
         self.failure: BaseException | None = None

@@ -739,3 +739,89 @@ def test_a_stop_that_a_set_up_raises_is_no_missing_yield(run, error, is_async):
     with pytest.raises((RuntimeError, StopAsyncIteration)) as caught:
         run(cs.task(lambda given: given, name="use")(cs.inject("given")), resources=[provider])
     assert "of its own" in f"{caught.value} {caught.value.__cause__}"
+
+
+def test_resources_are_given_wherever_runs_are_started(inside, use_vm):
+    """`Engine(resources=...)` is for all its runs, `engine.run(resources=...)` for one of them.
+
+    Those of a run come before the engine's of the same name, and after an override.
+    """
+
+    def providing(name, value):
+        @cs.resource(name=name)
+        def provide(inner=cs.inject("name")):
+            yield f"{value} of {inner}"
+
+        return provide
+
+    @cs.resource(name="name")
+    def name():
+        yield "engine"
+
+    @cs.resource(name="name")
+    def own_name():
+        yield "run"
+
+    @cs.task
+    def use(db=cs.inject("db")):
+        return db
+
+    async def main():
+        engine = cs.Engine(resources=[name, providing("db", "a db")])
+        own = [own_name]
+        found = [await engine.run(use(), use_vm=use_vm)]
+        found.append(await engine.run(use(), use_vm=use_vm, resources=own))
+        found.append(
+            await engine.run(use(), use_vm=use_vm, resources=[providing("db", "mine"), *own])
+        )
+        with engine.override_resource("name", "override"):
+            found.append(await engine.run(use(), use_vm=use_vm, resources=own))
+        found.append(await engine.run(use(), use_vm=use_vm))
+        mine = providing("mine", "mine")
+        with pytest.raises(cs.ResourceNotFoundError, match=r"known: 'db', 'mine', 'name'"):
+            await engine.run(gone(), use_vm=use_vm, resources=[mine, name])
+        return found
+
+    @cs.task
+    def gone(what=cs.inject("gone")):
+        return what
+
+    told = [
+        "a db of engine",
+        "a db of run",
+        "mine of run",
+        "a db of override",
+        "a db of engine",
+    ]
+    assert inside(main) == told
+
+
+@pytest.mark.parametrize(("scope", "set_ups"), [("run", 1), ("step", 3), ("task", 6)])
+def test_a_resource_of_one_run_has_its_scope(inside, use_vm, scope, set_ups):
+    """Resources that only the run knows are set up as often as the engine's are."""
+    log = []
+
+    async def main():
+        engine = cs.Engine()
+        resources = [logged("db", log, scope)]
+        return await engine.run(looped(step(1, again=use())), use_vm=use_vm, resources=resources)
+
+    inside(main)
+    assert log.count("db up") == log.count("db down") == set_ups
+
+
+def test_resources_are_a_list_of_definitions(inside, use_vm):
+    """A single definition, or what is none, is a `TypeError` wherever it is given."""
+
+    @cs.resource
+    def single():
+        yield 1
+
+    async def main(wrong):
+        with pytest.raises(TypeError, match=r"resources=\[\.\.\.\]|is no resource"):
+            cs.Engine(resources=wrong)
+        with pytest.raises(TypeError, match=r"resources=\[\.\.\.\]|is no resource"):
+            await cs.Engine().run(1, use_vm=use_vm, resources=wrong)
+
+    inside(main, single)
+    inside(main, [single, 5])

@@ -1,6 +1,7 @@
 """How a run is started: targets, params, engines and protocols (section 15)."""
 
 import dataclasses
+import inspect
 import typing
 
 import anyio
@@ -490,3 +491,28 @@ def test_params_that_are_no_mapping_are_refused_by_name(start):
     """Parameters are given by name."""
     with pytest.raises(TypeError, match="params"):
         start(cs.Param("x", default=1), params=5)
+
+
+def test_an_option_that_nobody_has_is_refused_by_name(inside, use_vm):
+    """`cs.run` and `cs.run_async` know all options that they hand on; the nearest is proposed."""
+    with pytest.raises(TypeError, match=r"run\(\) got .* 'backnd'; did you mean 'backend'"):
+        cs.run(1, backnd="trio")
+    with pytest.raises(TypeError, match=r"run\(\) got .* 'solver'; known: 'backend'"):
+        cs.run(1, solver=None)
+
+    async def main():
+        with pytest.raises(TypeError, match=r"run_async\(\) got .* 'backend'"):
+            await cs.run_async(1, use_vm=use_vm, backend="trio")
+
+    inside(main)
+
+
+def test_signatures_show_every_option():
+    """What is handed on is shown where it is given: all options, with their defaults."""
+    of_engine = set(inspect.signature(cs.Engine.run).parameters) - {"self"}
+    of_async = set(inspect.signature(cs.run_async).parameters)
+    of_run = set(inspect.signature(cs.run).parameters)
+    assert of_engine == {"target", "params", "use_vm", "max_steps", "resources", "progress"}
+    own = {"system_resources", "constraints", "executor", "bus", "tail_calls"}
+    assert of_async == of_engine | own
+    assert of_run == of_async | {"backend", "backend_options"}

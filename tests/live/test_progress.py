@@ -429,6 +429,22 @@ def test_progress_is_an_option_inside_an_event_loop(inside, use_vm, capsys):
     assert capsys.readouterr().err == "fetch Succeeded after 1.0 s: fetch 1 done\n"
 
 
+def test_a_run_of_an_engine_is_shown_on_request(inside, use_vm, capsys):
+    """`engine.run(..., progress=True)` shows that run; a Progress around it shows it by itself."""
+
+    async def main():
+        engine = cs.Engine()
+        await engine.run(fetch(7), progress=True, use_vm=use_vm)
+        assert capsys.readouterr().err == "fetch Succeeded after 1.0 s: fetch 1 done\n"
+        await engine.run(fetch(7), use_vm=use_vm)
+        assert capsys.readouterr().err == ""
+        async with cs.Progress(engine):
+            await engine.run(fetch(7), progress=True, use_vm=use_vm)
+        assert capsys.readouterr().err.count("Succeeded") == 1
+
+    inside(main)
+
+
 def test_runs_that_are_refused_are_not_shown(run, capsys):
     """What is refused before anything runs did not begin."""
     with pytest.raises(cs.MissingParameterError):

@@ -194,6 +194,7 @@ async def main() -> None:
     limit = cs.GlobalConstraint("c", "global", "concurrency", {"limit": 1})
     engine = cs.Engine(constraints=[limit])
     assert_type(await engine.run(parse("a"), use_vm=True), list[str])
+    assert_type(await engine.run(parse("a"), resources=[], progress=True), list[str])
     assert_type(await engine.run(fetch.map(page=[1])), list[str])
     assert_type(engine.constraints.limit_rate("global", "5/s", burst=2), str)
     blueprint, data = cs.BlueprintBuilder().build(double(1))

@@ -80,9 +80,11 @@ cs.MessageBus().subscribe(int, print)  # error
 
 cs.run(lazy, backnd="trio")  # error
 cs.run(lazy, max_steps="3")  # error
-cs.Engine(resources=[])  # error
+cs.Engine(resource=[])  # error
 cs.Engine(tail_calls="never")  # error
 
 
 async def options() -> Any:
+    await cs.Engine().run(lazy, system_resources={"gpu": 1})  # error
+    await cs.Engine().run(lazy, progress="yes")  # error
     return await cs.run_async(lazy, backend="trio")  # error
