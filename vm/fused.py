@@ -24,11 +24,12 @@ from time import perf_counter
 from types import CellType
 from typing import Any, Final
 
+from cascade.core.pace import BATCH
 from cascade.graph.structure import Structure
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.disassemble import head
 from cascade.vm.fusable import Features, NotFusable, features
-from cascade.vm.source import BATCH, Source, source
+from cascade.vm.source import Source, source
 from cascade.workflow.expressions import Jump, LazyResult, TailCall
 
 QUICK: Final = 0.001  # seconds: a batch that takes longer is made smaller

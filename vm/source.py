@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any, Final
 
+from cascade.core.pace import BATCH
 from cascade.core.values import build
 from cascade.errors import RouteNotFoundError
 from cascade.graph.structure import TASK, Ref, Slot
@@ -34,7 +35,6 @@ from cascade.vm.blueprint import Blueprint
 from cascade.vm.disassemble import row_texts
 from cascade.vm.fusable import Features
 
-BATCH: Final = 64  # calls between two looks at the clock, while they are fast
 ABSENT: Final = object()  # the value of a register that nothing was written to
 
 

@@ -28,7 +28,6 @@ from cascade.vm.blueprint import Routine
 if TYPE_CHECKING:
     from cascade.graph.plan import Plan
 
-LOOK: Final = 64  # rows between two looks at the clock, while they are fast
 SLOW: Final = 0.001  # seconds: after a batch that took longer, fewer rows come at a time
 FEWEST: Final = 2  # calls that are worth it
 

@@ -6,9 +6,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cascade.core.calls import is_control, is_ordinary
+from cascade.core.pace import BATCH
 from cascade.executors.executor import usual_class
 from cascade.vm import isa
-from cascade.vm.straight import LOOK, MANY, ONE, OTHER, SLOW, Cells, StraightCode
+from cascade.vm.straight import MANY, ONE, OTHER, SLOW, Cells, StraightCode
 
 if TYPE_CHECKING:
     from cascade.vm.frame import Frame, FrameStrategy
@@ -43,7 +44,7 @@ class StraightRun:
         self._code = code
         self._cells: Cells = [*frame.registers, *reversed(frame.data)]
         self._next = 0
-        self._batch = LOOK
+        self._batch = BATCH
         self._version = watch.version
 
     @property
@@ -80,7 +81,7 @@ class StraightRun:
         self._end()
 
     def _pace(self, took: float) -> None:
-        self._batch = 1 if took > SLOW else min(LOOK, 2 * self._batch)
+        self._batch = 1 if took > SLOW else min(BATCH, 2 * self._batch)
 
     def _carry_out_some(self, stop: int) -> bool:
         """Go through the rows up to `stop`; False if the frame had to go on elsewhere."""

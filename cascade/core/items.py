@@ -8,9 +8,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cascade.core.calls import Call, Failed, Holder, Place, is_control
+from cascade.core.pace import BATCH, end_of_slice
 from cascade.core.recovery import recover, wrapped
-from cascade.core.run import SLICE
-from cascade.core.strategy import STEPS_BETWEEN_LOOKS, EvaluationPlace, Strategy
+from cascade.core.strategy import EvaluationPlace, Strategy
 from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
     BY_DATA,
@@ -88,11 +88,11 @@ class MapItems(Place):
         resources: tuple[str, ...],
     ) -> None:
         """Make items ready until the slice of time is over; the rest follows later."""
-        slice_end = perf_counter() + SLICE
+        slice_end = end_of_slice()
         for position, values in rows:
             named = {**constants, **dict(zip(names, values, strict=True))}
             self._execute(position, named, amounts, resources)
-            if not position % STEPS_BETWEEN_LOOKS and perf_counter() >= slice_end:
+            if not position % BATCH and perf_counter() >= slice_end:
                 rest = partial(self._make_ready, rows, names, constants, amounts, resources)
                 self._strategy.run.postpone(rest)
                 return

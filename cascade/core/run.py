@@ -22,7 +22,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
@@ -41,12 +41,12 @@ from cascade.core.cancellation import (
     requests,
 )
 from cascade.core.holdings import Resources
+from cascade.core.pace import BATCH, SLICE, end_of_slice
 from cascade.core.processor import AGAIN, Processor
 from cascade.core.ready import ReadyQueue
 from cascade.core.registry import ResourceRegistry
 from cascade.errors import add_note
 from cascade.events import RunFinished, RunStarted
-from cascade.graph.slices import Work
 from cascade.plain import error_text
 from cascade.workflow.inputs import Inputs
 
@@ -54,30 +54,10 @@ if TYPE_CHECKING:
     from cascade.core.services import Services
     from cascade.limits.gate import Session
 
-T = TypeVar("T")
-
 logger = logging.getLogger("cascade")
 
-SLICE: Final = 0.004  # seconds of inline tasks between two checkpoints: others wait 5 ms at most
 MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
-LARGEST_BATCH: Final = 64  # tasks started between two checkpoints, while they are quick
 _NO_RESULT: Final = object()  # of a run that has not finished
-
-
-async def in_slices(work: Work[T]) -> T:
-    """Do the work before a run begins, letting others on the event loop run now and then."""
-    slice_end = perf_counter() + SLICE
-    try:
-        while True:
-            next(work)
-            if perf_counter() >= slice_end:
-                await checkpoint()
-                slice_end = perf_counter() + SLICE
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        work.close()
 
 
 class Stretch(Protocol):
@@ -133,8 +113,8 @@ class Run:
         self._pauses = count()
         self._alarm: CancelScope | None = None  # of the one task that sleeps for all of them
         self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self.slice_end = perf_counter() + SLICE
-        self._batch = LARGEST_BATCH
+        self.slice_end = end_of_slice()
+        self._batch = BATCH
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
         self._starts_in_order = anyio.get_cancelled_exc_class() is asyncio.CancelledError
         self._is_cancelled = False  # the task that drives it in a group, by a scope around the run
@@ -230,7 +210,7 @@ class Run:
         """Let others on the event loop run, once a slice of time is over."""
         if perf_counter() >= self.slice_end:
             await checkpoint()
-            self.slice_end = perf_counter() + SLICE
+            self.slice_end = end_of_slice()
 
     def finish(self, result: Any) -> None:
         """The target has its value: the run is over."""
@@ -429,7 +409,7 @@ class Run:
         """What a strategy does between calls is done in slices, like inline calls."""
         while self._postponed and not self.is_over:
             await checkpoint()
-            self.slice_end = perf_counter() + SLICE
+            self.slice_end = end_of_slice()
             self._postponed.popleft()()
 
     async def _carry_on(self, work: TaskGroup) -> None:
@@ -517,7 +497,7 @@ class Run:
                 work.start_soon(self._carry_out, call)
         await checkpoint()
         held = max(perf_counter() - began, 1e-6)
-        self._batch = max(1, min(LARGEST_BATCH, int(self._batch * SLICE / held)))
+        self._batch = max(1, min(BATCH, int(self._batch * SLICE / held)))
 
     def _next_to_start(self) -> Any:
         """The first that gets a task of its own, or None if it gets none."""

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cascade.core.calls import Place
-from cascade.core.run import SLICE, in_slices
+from cascade.core.pace import BATCH, SLICE, in_slices
 from cascade.errors import ResourceNotFoundError
 from cascade.graph.plan import inputs_of
 from cascade.graph.slices import Work
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STEPS_BETWEEN_LOOKS: Final = 64  # at the clock
 NO_OVERRIDES: Final[Mapping[Any, Any]] = {}
 
 
@@ -193,7 +192,7 @@ class Strategy:
         try:
             while not run.is_over and step():
                 steps += 1
-                if not steps % STEPS_BETWEEN_LOOKS:
+                if not steps % BATCH:
                     now = perf_counter()
                     slice_end = slice_end or now + SLICE
                     if now >= slice_end:

@@ -127,8 +127,8 @@ def runs_of(events: Iterable[Event]) -> list[RunRecord]:
     return [reader.finish() for reader in readers.values()]
 
 
-def error_text(error: BaseException | None) -> str:
-    """The type and the message of an error; nothing for none."""
+def _failure(error: BaseException | None) -> str:
+    """The type and the message of an error, as a report shows them; nothing for none."""
     return "" if error is None else f"{type_name(type(error))}: {text_of(error)}".removesuffix(": ")
 
 
@@ -148,7 +148,7 @@ class _Reader:
                 run.target = event.target
             case RunFinished():
                 run.status = event.status
-                run.error = error_text(event.error)
+                run.error = _failure(event.error)
                 run.start = min(run.start, event.timestamp - event.duration)
             case ResourceAcquired():
                 held = Held(event.resource_name, event.timestamp, event.timestamp)
@@ -169,7 +169,7 @@ class _Reader:
             case TaskExecutionFinished():
                 self._finish_attempt(event)
             case TaskRetrying():
-                about = f"after {error_text(event.error)}"
+                about = f"after {_failure(event.error)}"
                 self._begin(event, RETRYING, event.attempt + 1, about)
 
     def finish(self) -> RunRecord:
@@ -218,4 +218,4 @@ class _Reader:
         span.end = event.timestamp
         span.status = event.status
         if event.status != "Cancelled":  # the message of the event loop's own says nothing
-            span.about = error_text(event.error)
+            span.about = _failure(event.error)

@@ -11,8 +11,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import cascade as cs
+from cascade.core import pace, strategy
 from cascade.core import run as run_module
-from cascade.core import strategy
 from cascade.graph.reading import read, reading
 from cascade.graph.slices import whole
 from cascade.graph.solver import NativeSolver
@@ -84,7 +84,7 @@ def test_others_run_while_a_target_is_loaded(name, inside, use_vm, monkeypatch):
         now += 0.001
         return now
 
-    for module in (run_module, strategy):
+    for module in (pace, run_module, strategy):
         monkeypatch.setattr(module, "perf_counter", clock)
     longest = 0.0
     turns = 0
@@ -131,7 +131,7 @@ def test_a_loop_loads_its_routes_in_slices(inside, use_vm):
 @pytest.mark.parametrize("name", ["run", "returned"])
 def test_loading_is_cancelled_between_two_slices(name, inside, use_vm, monkeypatch):
     """A run that is cancelled while it loads ends at the next checkpoint (section 8)."""
-    monkeypatch.setattr(run_module, "SLICE", 0.0)
+    monkeypatch.setattr(pace, "SLICE", 0.0)
     solved = 0
 
     class Counting(NativeSolver):
@@ -161,7 +161,7 @@ def test_loading_is_cancelled_between_two_slices(name, inside, use_vm, monkeypat
 
 def test_what_two_runs_load_at_once_is_made_once(inside, use_vm, monkeypatch):
     """`solver.resolve` and the compiler run once per structure, in concurrent runs (section 12)."""
-    monkeypatch.setattr(run_module, "SLICE", 0.0)
+    monkeypatch.setattr(pace, "SLICE", 0.0)
     asked = 0
 
     class Counting:
