@@ -239,7 +239,7 @@ class Frame(PlannedEvaluation):
         return (row for row in self.program.routine.code[:pc] if self._opened[row.at])
 
     def _of(self, ref: Ref, left: Mapping[str, Any]) -> Any:
-        return self._data[~ref] if ref < 0 else left[f"r{ref}"]
+        return self.data[~ref] if ref < 0 else left[f"r{ref}"]
 
     def release(self) -> None:
         """Let go of all values, and of all that refers back: the run is over."""
@@ -309,7 +309,7 @@ class Frame(PlannedEvaluation):
         self.open(self.program.regions[index])
 
     def _value(self, ref: Ref) -> Any:
-        return self._data[~ref] if ref < 0 else self.registers[self.program.dst[ref]]
+        return self.data[~ref] if ref < 0 else self.registers[self.program.dst[ref]]
 
     def _peek(self, index: int) -> Any:
         register = self.program.dst.get(index)
@@ -377,7 +377,7 @@ class Frame(PlannedEvaluation):
     # Instructions
 
     def _operand(self, ref: Ref) -> Any:
-        return self._data[~ref] if ref < 0 else self.registers[ref]
+        return self.data[~ref] if ref < 0 else self.registers[ref]
 
     def _is_skipped(self, slot: Slot, reads: tuple[int, ...]) -> bool:
         """Skip the slot if anything it read was skipped."""
@@ -400,7 +400,7 @@ class Frame(PlannedEvaluation):
         if self._overrides and row.site == self._plan.root:
             args, kwargs = overridden(slot, self._overrides, self._value)
         else:
-            registers, data = self.registers, self._data
+            registers, data = self.registers, self.data
             args = tuple(
                 [data[~ref] if ref < 0 else registers[ref] for ref in row.args]  # type: ignore[operator, index]
             )
@@ -482,7 +482,7 @@ class Frame(PlannedEvaluation):
         self.open(row.region)
 
     def do_container(self, row: isa.List | isa.Tuple | isa.Dict, _: tuple[int, ...]) -> None:
-        registers, data = self.registers, self._data
+        registers, data = self.registers, self.data
         members = tuple(
             [data[~ref] if ref < 0 else registers[ref] for ref in row.members]  # type: ignore[operator, index]
         )

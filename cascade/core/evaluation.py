@@ -32,7 +32,7 @@ from cascade.core.values import (
 from cascade.errors import DependencyMissingError, RouteNotFoundError
 from cascade.events import TaskSkipped
 from cascade.graph.plan import Plan
-from cascade.graph.structure import MAP, RESOURCE, Ref, Slot, Structure
+from cascade.graph.structure import MAP, RESOURCE, Ref, Slot
 from cascade.workflow.task import check_iterable, check_lengths
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class PlannedEvaluation(EvaluationPlace):
         "_around",
         "_body",
         "_chosen",
-        "_data",
         "_falling_back",
         "_handled",
         "_holdings",
@@ -85,8 +84,9 @@ class PlannedEvaluation(EvaluationPlace):
             super().__init__(*trampoline.anchor())
         self._strategy = strategy
         self._plan = plan
+        self.structure = plan.structure
         self._slots = plan.structure.slots
-        self._data = data
+        self.data = data
         self._trampoline = trampoline  # which goes on if the target ends with control
         self._around = around  # of an iteration: the evaluation in which its loop stands
         self._outermost: Any = None if around is None else around._root
@@ -153,19 +153,9 @@ class PlannedEvaluation(EvaluationPlace):
         """The slots that all iterations in this target share."""
         if self._invariant is None:
             registry = self._strategy.run.resources.providers
-            structure = self._plan.structure
+            structure = self.structure
             self._invariant = structure.invariants(registry.narrow(structure.resources))
         return self._invariant
-
-    @property
-    def structure(self) -> Structure:
-        """The structure of which this evaluation computes a part."""
-        return self._plan.structure
-
-    @property
-    def data(self) -> tuple[Any, ...]:
-        """The literals of the target, and of all its routes."""
-        return self._data
 
     @property
     def is_root(self) -> bool:
@@ -213,7 +203,7 @@ class PlannedEvaluation(EvaluationPlace):
         self._on_end = _not_begun
         self._trampoline = None
         self._overrides = NO_OVERRIDES
-        self._data = ()
+        self.data = ()
 
     def outcome(self, value: Any) -> Any:
         """What a run, or a returned expression, makes of its target's value or being skipped."""
@@ -256,7 +246,7 @@ class PlannedEvaluation(EvaluationPlace):
     # Inputs and resources
 
     def _demand_input(self, slot: Slot) -> None:
-        self._settle(slot.index, self._strategy.run.inputs.value(self._data[~slot.data]))
+        self._settle(slot.index, self._strategy.run.inputs.value(self.data[~slot.data]))
 
     def _demand_resource(self, slot: Slot) -> None:
         run = self._strategy.run
@@ -308,7 +298,7 @@ class PlannedEvaluation(EvaluationPlace):
         """A call of the task of the slot with these arguments."""
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
         call = Call(self, slot.index, self._plan.rank(slot.index), slot, args, kwargs, amounts)
-        if self._plan.structure.resources:
+        if self.structure.resources:
             call.resources = deferred_names((*args, *kwargs.values()))
         return call
 
@@ -442,7 +432,7 @@ class PlannedEvaluation(EvaluationPlace):
         ref = slot.fallback
         assert ref is not None
         if ref < 0:
-            then(self._data[~ref])
+            then(self.data[~ref])
             return
         home = self._around if self.is_body(slot.index) else self
         home._demand_fallback(slot, ref, error, then)
@@ -525,12 +515,12 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _contained(self, slot: Slot, members: tuple[Any, ...]) -> Any:
         """The container that the slot makes of its members, or the Skipped it is."""
-        shape = self._data[~slot.data] if slot.data else None
+        shape = self.data[~slot.data] if slot.data else None
         for position, member in enumerate(members):
             if member.__class__ is Skipped:
                 reason = self._reason_through(slot.members[position], member)
                 return member.because(reason, f"member {position}")
-        if self._plan.structure.resources and deferred_names(members):
+        if self.structure.resources and deferred_names(members):
             return Deferred(slot, members, shape)
         return build(slot, shape, members)
 

@@ -163,7 +163,7 @@ class Evaluation(PlannedEvaluation):
     def begin(self, on_end: Callable[[Any], None]) -> None:
         """Demand the target; `on_end` gets its value, or the Skipped it is."""
         if self._plan.root < 0:
-            on_end(self._data[~self._plan.root])
+            on_end(self.data[~self._plan.root])
             return
         self._begin(on_end)
         self._interpretation.demanded.append((self, self._plan.root))
@@ -297,7 +297,7 @@ class Evaluation(PlannedEvaluation):
             self._failed_at(slot, error)
 
     def _value(self, ref: Ref) -> Any:
-        return self._data[~ref] if ref < 0 else self._values[ref]
+        return self.data[~ref] if ref < 0 else self._values[ref]
 
     def _peek(self, index: int) -> Any:
         return self._values.get(index)
@@ -390,7 +390,7 @@ class Evaluation(PlannedEvaluation):
             self.settle_from(slot.index, value)
 
     def _start_task(self, slot: Slot) -> None:
-        values, data = self._values, self._data
+        values, data = self._values, self.data
         if slot.index == self._plan.root and self._overrides:
             args, kwargs = overridden(slot, self._overrides, self._value)
         else:
@@ -429,7 +429,7 @@ class Evaluation(PlannedEvaluation):
         ref = self._choose(slot, key)
         if ref < 0:
             del self._steps[slot.index]
-            self._settle(slot.index, self._data[~ref])
+            self._settle(slot.index, self.data[~ref])
         else:
             self._steps[slot.index] = 1
             self._need_all(slot, (ref,))

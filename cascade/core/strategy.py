@@ -209,19 +209,15 @@ class Strategy:
 
 
 class EvaluationPlace(Place):
-    """An evaluation, as trampolines and map items see it."""
+    """An evaluation, as trampolines and map items see it.
 
-    __slots__ = ()
+    It computes a part of `structure`; `data` are the literals of the target, and of all its routes.
+    """
 
-    @property
-    def structure(self) -> Structure:
-        """The structure of which it computes a part."""
-        raise NotImplementedError
+    __slots__ = ("data", "structure")
 
-    @property
-    def data(self) -> tuple[Any, ...]:
-        """The literals of the target, and of all its routes."""
-        raise NotImplementedError
+    structure: Structure
+    data: tuple[Any, ...]
 
     @property
     def is_root(self) -> bool:
