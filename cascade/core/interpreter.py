@@ -11,7 +11,8 @@ Loops, tail calls, returned expressions and map items are in `trampoline.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cascade.core.evaluation import PlannedEvaluation
 from cascade.core.strategy import NO_OVERRIDES, Strategy
@@ -46,9 +47,7 @@ from cascade.graph.structure import (
 if TYPE_CHECKING:
     from cascade.core.run import Run
 
-# The step of a node is the number of the condition that it waits for, or one of these.
-_DEFAULT: Final = -1
-_PREDECESSORS: Final = -2
+Step = Callable[["Evaluation", Slot], None]
 
 
 class GraphExecutionStrategy:
@@ -130,7 +129,7 @@ class Interpretation(Strategy):
 class Evaluation(PlannedEvaluation):
     """An evaluation that keeps its values, and who waits for them, in dictionaries by slot."""
 
-    __slots__ = ("_interpretation", "_readers", "_recorded", "_steps", "_values", "_waiting")
+    __slots__ = ("_interpretation", "_next", "_readers", "_recorded", "_values", "_waiting")
 
     def __init__(
         self,
@@ -147,7 +146,8 @@ class Evaluation(PlannedEvaluation):
         self._values: dict[int, Any] = {}
         self._readers: dict[int, list[int | tuple[Evaluation | _Listener, int]]] = {}
         self._waiting: dict[int, int] = {}
-        self._steps: dict[int, int] = {}
+        # What a slot goes on with when all that it waits for is there, unless that is its inputs.
+        self._next: dict[int, Step] = {}
 
     # Beginning and leaving
 
@@ -232,7 +232,7 @@ class Evaluation(PlannedEvaluation):
     def _demand_node(self, slot: Slot) -> None:
         if slot.index == self._body and slot.after:
             # Predecessors of a route belong to the evaluation around the loop, and come first.
-            self._steps[slot.index] = _PREDECESSORS
+            self._next[slot.index] = Evaluation._predecessors_arrived
             self._need_all(slot, tuple([~index for index in slot.after]))
         elif slot.bound is not None and slot.index != self._body:
             self._enter_loop(slot)
@@ -241,7 +241,6 @@ class Evaluation(PlannedEvaluation):
 
     def _demand_conditions(self, slot: Slot) -> None:
         if slot.conditions:
-            self._steps[slot.index] = 0
             self._check_conditions(slot)
         else:
             self._demand_inputs(slot)
@@ -255,7 +254,7 @@ class Evaluation(PlannedEvaluation):
 
     def _demand_router(self, slot: Slot) -> None:
         assert slot.selector is not None
-        self._steps[slot.index] = 0
+        self._next[slot.index] = Evaluation._choose_route
         self._need_all(slot, () if slot.selector < 0 else (slot.selector,))
 
     def _demand_container(self, slot: Slot) -> None:
@@ -287,9 +286,11 @@ class Evaluation(PlannedEvaluation):
 
     def _arrived(self, slot: Slot) -> None:
         """All that the slot waited for is settled."""
-        self._guarded(_ARRIVED[slot.kind], slot)
+        index = slot.index
+        step = self._next.pop(index) if index in self._next else _ARRIVED[slot.kind]
+        self._guarded(step, slot)
 
-    def _guarded(self, step: Callable[[Evaluation, Slot], None], slot: Slot) -> None:
+    def _guarded(self, step: Step, slot: Slot) -> None:
         """Take a step of the slot; what it raises is the slot's failure, and ends the run."""
         try:
             step(self, slot)
@@ -317,12 +318,6 @@ class Evaluation(PlannedEvaluation):
     # Nodes: conditions, then inputs, then the call
 
     def _node_arrived(self, slot: Slot) -> None:
-        if slot.index in self._steps:
-            if self._steps[slot.index] == _PREDECESSORS:
-                self._predecessors_arrived(slot)
-            else:
-                self._check_conditions(slot)
-            return
         if slot.bound is not None and slot.index != self._body:
             self._enter_loop(slot)
             return
@@ -339,25 +334,22 @@ class Evaluation(PlannedEvaluation):
 
     def _predecessors_arrived(self, slot: Slot) -> None:
         """What had to come before the first iteration is there."""
-        del self._steps[slot.index]
         skipped = self._skipped_predecessor(slot)
         if skipped is None:
             self._demand_conditions(slot)
         else:
             self._skip(slot, skipped)
 
-    def _check_conditions(self, slot: Slot) -> None:
+    def _check_conditions(self, slot: Slot, first: int = 0) -> None:
         """Demand the conditions one after the other, up to the first that does not hold."""
-        step = self._steps[slot.index]
-        while step != _DEFAULT and step < len(slot.conditions):
-            ref = slot.conditions[step]
-            self._steps[slot.index] = step
+        for number in range(first, len(slot.conditions)):
+            ref = slot.conditions[number]
             if ref >= 0 and self._need(ref, slot.index):
                 self._waiting[slot.index] = 1
+                self._next[slot.index] = partial(Evaluation._check_conditions, first=number)
                 return
             condition = self._value(ref)
             if isinstance(condition, Skipped):
-                del self._steps[slot.index]
                 self._skip(slot, condition.because(BY_CONDITION, "condition"))
                 return
             if isinstance(condition, Deferred):
@@ -365,19 +357,13 @@ class Evaluation(PlannedEvaluation):
             if not condition:
                 self._condition_false(slot)
                 return
-            step += 1
-        del self._steps[slot.index]
-        if step == _DEFAULT:
-            self._take_default(slot)
-        else:
-            self._demand_inputs(slot)
+        self._demand_inputs(slot)
 
     def _condition_false(self, slot: Slot) -> None:
         if slot.default is None:
-            del self._steps[slot.index]
             self._skip_condition_false(slot)
         else:
-            self._steps[slot.index] = _DEFAULT
+            self._next[slot.index] = Evaluation._take_default
             self._need_all(slot, (slot.default,) if slot.default >= 0 else ())
 
     def _take_default(self, slot: Slot) -> None:
@@ -408,30 +394,24 @@ class Evaluation(PlannedEvaluation):
 
     # Routers
 
-    def _router_arrived(self, slot: Slot) -> None:
-        if self._steps[slot.index] == 0:
-            self._choose_route(slot)
-        else:
-            del self._steps[slot.index]
-            assert self._chosen is not None
-            value = self._values[self._chosen[slot.index]]
-            if isinstance(value, Skipped):
-                value = value.because(BY_ROUTE, "route")
-            self._settle(slot.index, value)
+    def _take_route(self, slot: Slot) -> None:
+        assert self._chosen is not None
+        value = self._values[self._chosen[slot.index]]
+        if isinstance(value, Skipped):
+            value = value.because(BY_ROUTE, "route")
+        self._settle(slot.index, value)
 
     def _choose_route(self, slot: Slot) -> None:
         assert slot.selector is not None
         key = self._value(slot.selector)
         if isinstance(key, Skipped):
-            del self._steps[slot.index]
             self._settle(slot.index, key.because(BY_DATA, "selector"))
             return
         ref = self._choose(slot, key)
         if ref < 0:
-            del self._steps[slot.index]
             self._settle(slot.index, self.data[~ref])
         else:
-            self._steps[slot.index] = 1
+            self._next[slot.index] = Evaluation._take_route
             self._need_all(slot, (ref,))
 
     # Containers
@@ -473,7 +453,7 @@ class _Listener:
         self._then(value)
 
 
-_DEMAND = {
+_DEMAND: dict[str, Step] = {
     TASK: Evaluation._demand_node,
     MAP: Evaluation._demand_node,
     ROUTER: Evaluation._demand_router,
@@ -483,10 +463,9 @@ _DEMAND = {
     PARAM: Evaluation._demand_input,
     RESOURCE: Evaluation._demand_resource,
 }
-_ARRIVED = {
+_ARRIVED: dict[str, Step] = {
     TASK: Evaluation._node_arrived,
     MAP: Evaluation._node_arrived,
-    ROUTER: Evaluation._router_arrived,
     LIST: Evaluation._container_arrived,
     TUPLE: Evaluation._container_arrived,
     DICT: Evaluation._container_arrived,
