@@ -66,7 +66,7 @@ from cascade.workflow.expressions import (
 from cascade.workflow.flow import bind, pipeline, select_jump, sequence
 from cascade.workflow.inputs import Env, Param
 from cascade.workflow.outcome import Outcome
-from cascade.workflow.resources import ResourceDefinition, inject, resource
+from cascade.workflow.resources import Execution, ResourceDefinition, inject, resource
 from cascade.workflow.retry import RetryPolicy
 from cascade.workflow.task import Task, task
 
@@ -87,6 +87,7 @@ __all__ = [
     "EngineStatistics",
     "Env",
     "Event",
+    "Execution",
     "ExecutionPlan",
     "Executor",
     "FileExistenceCache",

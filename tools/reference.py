@@ -75,7 +75,7 @@ PAGES = (
         "Resources",
         "What tasks are given and what is torn down after them. How-to: "
         "[resources](../how-to/resources.md).",
-        ("resource", "inject", "ResourceDefinition"),
+        ("resource", "inject", "Execution", "ResourceDefinition"),
     ),
     Page(
         "events.md",

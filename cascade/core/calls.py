@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
+from json import dumps
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from anyio import Event
@@ -10,6 +12,7 @@ from anyio import Event
 from cascade.errors import add_cause
 from cascade.executors.executor import is_awaitable
 from cascade.workflow.expressions import Jump, LazyResult, MappedLazyResult, Router, TailCall
+from cascade.workflow.resources import Execution
 
 if TYPE_CHECKING:
     from cascade.graph.nodes import Node
@@ -89,6 +92,15 @@ class Place:
             place = place.parent
         return "/".join(reversed(parts))
 
+    def executions(self, index: int) -> list[tuple[int, ...]]:
+        """Which execution it is of each loop and chain of tail calls around what stands there."""
+        numbers: list[tuple[int, ...]] = []
+        place: Place | None = self
+        while place is not None:
+            numbers.append(place.execution_of(index))
+            index, place = place.parent_index, place.parent
+        return numbers
+
     def path(self, index: int) -> list[str]:
         """The ids from what stands at `index` here to the target of the run."""
         path = self.local_path(index)
@@ -111,6 +123,10 @@ class Place:
     def local_id(self, index: int) -> str:
         """The id of a call within this place."""
         raise NotImplementedError
+
+    def execution_of(self, index: int) -> tuple[int, ...]:
+        """The numbers of an execution that is one of several in this place; none if it is not."""
+        return ()
 
     def local_path(self, index: int) -> list[str]:
         """The ids from a call to what this place computes."""
@@ -212,6 +228,14 @@ class Call:
     def task_id(self) -> str:
         """The id of the node that this call executes."""
         return self.place.task_id(self.index)
+
+    def execution(self, run_id: str) -> Execution:
+        """What the task may know of this attempt."""
+        task_id, retry = self.task_id, self.slot.retry
+        program_place = [run_id, task_id, self.place.executions(self.index)]
+        key = blake2b(dumps(program_place).encode(), digest_size=16).hexdigest()
+        most = 1 if retry is None else retry.max_attempts
+        return Execution(run_id, task_id, self.slot.name, self.attempt, most, key)
 
 
 class Flight:

@@ -162,6 +162,10 @@ class PlannedEvaluation(EvaluationPlace):
         """Whether it is no iteration: the evaluation of a whole target."""
         return self._around is None
 
+    def execution_of(self, index: int) -> tuple[int, ...]:
+        """The execution of the loop, or of the chain of tail calls, that this evaluation is."""
+        return () if self._trampoline is None else self._trampoline.execution
+
     def rank(self, index: int) -> int:
         """Where the slot at `index` stands in plan order."""
         return self._plan.rank(index)

@@ -25,7 +25,7 @@ from cascade.core.cancellation import (
     leave_requests_behind,
     outlast,
 )
-from cascade.core.registry import ResourceRegistry, RunProviders
+from cascade.core.registry import EXECUTION, ResourceRegistry, RunProviders
 from cascade.core.values import filled
 from cascade.events import ResourceAcquired, ResourceReleased
 from cascade.workflow.resources import ResourceDefinition
@@ -426,6 +426,9 @@ class Resources:
                     order = self.providers.set_up_order(definition.name, needed_by)
                     holdings = self.of_run if definition.scope == "run" else call.place.holdings
                     values[definition.name] = await holdings.obtain(order)
+                    continue
+                if definition is EXECUTION:
+                    values[definition.name] = call.execution(self.run.id)
                     continue
                 arguments = {p: values[n] for p, n in definition.dependencies.items()}
                 opener = self.open(definition, arguments, call)

@@ -172,6 +172,11 @@ class MapItems(Place):
         owner = self._evaluation.local_id(self._slot.index)
         return f"{owner}[{index}]/{self._slot.name}#0"
 
+    def execution_of(self, index: int) -> tuple[int, ...]:
+        """The execution of an item that made tail calls."""
+        trampoline = self._trampolines.get(index)
+        return () if trampoline is None else trampoline.execution
+
     def node(self, index: int) -> Node:
         """The public node of the map."""
         return self._evaluation.node(self._slot.index)

@@ -105,6 +105,10 @@ class Handling(Place):
             self.settle_from(call.index, value)
         self._strategy.propagate()
 
+    def execution_of(self, index: int) -> tuple[int, ...]:
+        """The execution of a handler that made tail calls."""
+        return () if self._trampoline is None else self._trampoline.execution
+
     def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
         """Call the handler anew with other arguments."""
         self._given = {**self._given, **overrides}

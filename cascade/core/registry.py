@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from cascade.errors import CycleError, ResourceNotFoundError
 from cascade.workflow.resources import SCOPES, ResourceDefinition, Scope
+
+
+def _provide_execution() -> NoReturn:
+    raise AssertionError("an execution is told of its call, and is not set up")
+
+
+EXECUTION: Final = ResourceDefinition("execution", _provide_execution, "task", {})
 
 
 class Providers:
@@ -84,6 +91,11 @@ class ResourceRegistry(Providers):
         """Provide `definition` under its name; a later one replaces an earlier one."""
         if not isinstance(definition, ResourceDefinition):
             raise TypeError(f"{definition!r} is no resource; decorate it with @cs.resource")
+        if definition.name == EXECUTION.name:
+            raise ValueError(
+                f"{definition!r} has the name of a resource that is built in, a cs.Execution; "
+                "give it another name, as @cs.resource(name=...)"
+            )
         self._definitions[definition.name] = definition
 
     @contextmanager
@@ -112,7 +124,7 @@ class ResourceRegistry(Providers):
         return self._around._override(name) if found is None and self._around else found
 
     def _registered(self, name: str) -> ResourceDefinition | None:
-        found = self._definitions.get(name)
+        found = EXECUTION if name == EXECUTION.name else self._definitions.get(name)
         return self._around._registered(name) if found is None and self._around else found
 
     def names(self) -> tuple[str, ...]:

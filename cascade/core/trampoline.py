@@ -221,6 +221,11 @@ class Trampoline:
         else:
             self._calls += executions
 
+    @property
+    def execution(self) -> tuple[int, int]:
+        """Which execution of the chain of tail calls it is, and which of the loop in that."""
+        return self._calls, self._steps
+
     def steps_left(self, is_bound: bool) -> int:
         """How many executions may follow those that were counted."""
         most = self._strategy.run.max_steps

@@ -39,10 +39,37 @@ class Injected(Expression[Any]):
 def inject(name: str) -> Any:
     """The resource `name`, as a parameter's default, an argument, or inside of one.
 
+    `"execution"` is built in: a `cs.Execution`, what the task may know of itself.
     Raises `TypeError` for what is no name. In the run, a name that nobody provides is a
     `ResourceNotFoundError` before anything runs.
     """
     return Injected(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a task that is being executed may know of itself, by `cs.inject("execution")`.
+
+    It is there in every mode and for every attempt; it is no part of a cache key. `task_id`,
+    `task_name` and `attempt` (from 1) are those of the events, `max_attempts` those of the retry.
+    `key`, 32 hexadecimal digits, is for services that carry a request out once per idempotency
+    key: all attempts of one execution have the same, and every other node, map item, iteration of
+    a loop, tail call and run has another.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def pay(amount, execution=cs.inject("execution")):
+    ...     return execution.task_id, execution.attempt, len(execution.key)
+    >>> cs.run(pay(5))
+    ('pay#0', 1, 32)
+    """
+
+    run_id: str
+    task_id: str
+    task_name: str
+    attempt: int
+    max_attempts: int
+    key: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

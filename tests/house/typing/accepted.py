@@ -227,6 +227,15 @@ def query(key: str, table: dict[str, int] = cs.inject("pool")) -> int:
 assert_type(query("a"), cs.LazyResult[int])
 
 
+@cs.task
+def pay(amount: int, execution: cs.Execution = cs.inject("execution")) -> str:
+    assert_type(execution.attempt, int)
+    return execution.key
+
+
+assert_type(pay(5), cs.LazyResult[str])
+
+
 def show(event: cs.TaskSkipped) -> None:
     assert_type(event.reason, str)
 

@@ -76,6 +76,8 @@ other: cs.Param[str] = cs.Param("n", 3)  # error
 cs.resource(scope="runs")  # error
 cs.MessageBus().subscribe(int, print)  # error
 
+cs.Execution("run").key = "k"  # error
+
 # Options that are not there.
 
 cs.run(lazy, backnd="trio")  # error
