@@ -61,6 +61,7 @@ from cascade.workflow.expressions import (
     MappedLazyResult,
     Router,
     TailCall,
+    lazily,
     unmapped,
 )
 from cascade.workflow.flow import bind, pipeline, select_jump, sequence
@@ -148,6 +149,7 @@ __all__ = [
     "disassemble",
     "event_to_json",
     "inject",
+    "lazily",
     "log_events",
     "parameters",
     "pipeline",

@@ -43,7 +43,7 @@ PAGES = (
         "conditions](../how-to/maps-routers-conditions.md), [retries, timeouts, "
         "caching](../how-to/retries-timeouts-caching.md). Why: [demand](../explanation/demand.md).",
         (
-            *("task", "Task", "LazyResult", "MappedLazyResult", "unmapped", "Router"),
+            *("task", "Task", "LazyResult", "MappedLazyResult", "unmapped", "lazily", "Router"),
             *("Param", "Env"),
             *("parameters", "sequence", "pipeline", "bind", "select_jump", "JumpSelector"),
             *("Jump", "TailCall", "RetryPolicy", "Outcome"),

@@ -370,7 +370,7 @@ class Frame(PlannedEvaluation):
         """What the engine does for a row found that the evaluation cannot go on."""
         # No node is to blame for an interrupt, and none stands at a row that gives no value.
         if isinstance(row, isa.Producer) and isinstance(error, Exception):
-            self._failed_at(self._slots[row.site], error)
+            self.failed_at(self._slots[row.site], error)
         else:
             self._machine.run.fail(error, f"in run {self._machine.run.id}")
 

@@ -76,6 +76,8 @@ class _Outline:
         yield from (f"after {self._named(ref)}" for ref in slot.after)
         yield from self._arguments(slot)
         yield from self._amounts(slot)
+        if slot.concurrency is not None:
+            yield f"at most {slot.concurrency} items at a time"
         if slot.retry is not None:
             yield f"at most {slot.retry.max_attempts} attempts"
         if slot.timeout is not None:

@@ -12,6 +12,7 @@ from anyio import current_time
 
 from cascade.amounts import checked_amount
 from cascade.core.calls import Call, Failed, add_causes, is_control
+from cascade.core.feeds import feed_of
 from cascade.core.items import MapItems
 from cascade.core.recovery import recover, wrapped
 from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace, Strategy
@@ -33,7 +34,7 @@ from cascade.errors import DependencyMissingError, RouteNotFoundError
 from cascade.events import TaskSkipped
 from cascade.graph.plan import Plan
 from cascade.graph.structure import MAP, RESOURCE, Ref, Slot
-from cascade.workflow.task import check_iterable, check_lengths
+from cascade.workflow.task import check_iterable
 
 if TYPE_CHECKING:
     from cascade.core.holdings import Holdings
@@ -280,7 +281,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     # Nodes
 
-    def _failed_at(self, slot: Slot, error: BaseException) -> None:
+    def failed_at(self, slot: Slot, error: BaseException) -> None:
         """The engine itself found that the evaluation cannot go on at `slot`."""
         path = " -> ".join(self.path(slot.index))
         run = self._strategy.run
@@ -311,13 +312,14 @@ class PlannedEvaluation(EvaluationPlace):
         for name in slot.iterables:
             if isinstance(given[name], Deferred):
                 raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
-            check_iterable(slot.name, name, given[name])
-        items = {name: list(given[name]) for name in slot.iterables}
-        given.update(dict.fromkeys(items))  # each keeps its place among the keywords
-        check_lengths(slot.name, {name: len(values) for name, values in items.items()})
+            if name not in slot.lazies:
+                check_iterable(slot.name, name, given[name])
+                given[name] = list(given[name])
+        feed = feed_of(slot.name, {name: given[name] for name in slot.iterables})
+        given.update(dict.fromkeys(slot.iterables))  # each keeps its place among the keywords
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
         rank = self._plan.rank(slot.index)
-        MapItems(self._strategy, self, slot, rank).start(items, given, amounts)
+        MapItems(self._strategy, self, slot, rank).start(feed, given, amounts)
 
     def completed(self, call: Call, value: Any) -> None:
         """The call of a node of this evaluation came to `value`, or to control."""
@@ -450,7 +452,7 @@ class PlannedEvaluation(EvaluationPlace):
 
         def come(value: Any) -> None:
             if isinstance(value, Deferred):
-                self._failed_at(slot, value.refused(f"the fallback of task {slot.name!r}"))
+                self.failed_at(slot, value.refused(f"the fallback of task {slot.name!r}"))
             else:
                 then(value)
 

@@ -295,7 +295,7 @@ class Evaluation(PlannedEvaluation):
         try:
             step(self, slot)
         except Exception as error:
-            self._failed_at(slot, error)
+            self.failed_at(slot, error)
 
     def _value(self, ref: Ref) -> Any:
         return self.data[~ref] if ref < 0 else self._values[ref]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
+from sys import maxsize
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cascade.core.calls import Call, Failed, Holder, Place, is_control
-from cascade.core.pace import BATCH, end_of_slice
+from cascade.core.feeds import AsyncFeed, Feed
+from cascade.core.pace import end_of_slice
 from cascade.core.recovery import recover, wrapped
 from cascade.core.strategy import EvaluationPlace, Strategy
 from cascade.core.trampoline import Trampoline
@@ -30,10 +32,16 @@ class MapItems(Place):
     """The items of one map, by position: each is a call, or what its trampoline makes of it."""
 
     __slots__ = (
+        "_amounts",
+        "_constants",
         "_evaluation",
+        "_feed",
         "_given",
-        "_missing",
+        "_is_postponed",
+        "_most",
+        "_resources",
         "_results",
+        "_running",
         "_skipped",
         "_slot",
         "_strategy",
@@ -49,8 +57,14 @@ class MapItems(Place):
         self._strategy = strategy
         self._evaluation = evaluation
         self._slot = slot
+        self._feed: Feed | None = None  # before the map begins, and once it is over
+        self._constants: Mapping[str, Any] = {}
+        self._amounts: Mapping[str, Any] = {}
+        self._resources: tuple[str, ...] = ()
         self._results: list[Any] = []
-        self._missing = 0
+        self._running = 0  # items that exist
+        self._most = maxsize if slot.concurrency is None else slot.concurrency
+        self._is_postponed = False
         self._skipped: Skipped | None = None  # by the fallback of an item
         self._trampolines: dict[int, Trampoline] = {}
         self._given: dict[int, frozenset[Any]] = {}  # what TailCalls of an item gave it, by name
@@ -60,42 +74,79 @@ class MapItems(Place):
         """Items belong to the evaluation of their map."""
         return self._evaluation.holdings
 
-    def start(
-        self,
-        items: Mapping[str, list[Any]],
-        constants: Mapping[str, Any],
-        amounts: Mapping[str, Any],
-    ) -> None:
-        """Make all items ready, or settle an empty map at once."""
-        self._missing = min(map(len, items.values()))
-        self._results = [None] * self._missing
-        if self._strategy.run.activity is not None:
-            self._strategy.run.activity.mapped(self._slot.name, self._missing)
-        if not self._missing:
-            self._evaluation.settle_map(self._slot, [])
-            return
+    def start(self, feed: Feed, constants: Mapping[str, Any], amounts: Mapping[str, Any]) -> None:
+        """Begin with what the feed gives; `constants` and `amounts` are those of every item."""
+        run = self._strategy.run
+        self._feed = feed
+        self._constants = constants
+        self._amounts = amounts
+        self._resources = deferred_names(constants.values())
         self._strategy.going_on[self] = None
-        resources = deferred_names(constants.values())
-        rows = enumerate(zip(*items.values(), strict=True))
-        self._make_ready(rows, tuple(items), constants, amounts, resources)
+        if feed.length is not None:
+            self._results = [None] * feed.length
+            if run.activity is not None:
+                run.activity.mapped(self._slot.name, feed.length)
+        if isinstance(feed, AsyncFeed):
+            run.spawn(partial(self._read, feed))
+        else:
+            self._go_on()
 
-    def _make_ready(
-        self,
-        rows: Iterator[tuple[int, tuple[Any, ...]]],
-        names: tuple[str, ...],
-        constants: Mapping[str, Any],
-        amounts: Mapping[str, Any],
-        resources: tuple[str, ...],
-    ) -> None:
-        """Make items ready until the slice of time is over; the rest follows later."""
+    async def _read(self, feed: AsyncFeed) -> None:
+        try:
+            await feed.read(lambda: self._running < self._most, self._read_one)
+        except Exception as error:
+            self._evaluation.failed_at(self._slot, error)
+        finally:
+            await feed.close(self._strategy.run.services.teardown_timeout)
+
+    def _read_one(self) -> None:
+        self._go_on()
+        self._strategy.propagate()
+
+    def _go_on(self) -> None:
+        """Begin as many items as there are and may be; the map ends when all have their values.
+
+        When the slice of time is over, the rest follows later.
+        """
+        feed = self._feed
+        if feed is None:
+            return
         slice_end = end_of_slice()
-        for position, values in rows:
-            named = {**constants, **dict(zip(names, values, strict=True))}
-            self._execute(position, named, amounts, resources)
-            if not position % BATCH and perf_counter() >= slice_end:
-                rest = partial(self._make_ready, rows, names, constants, amounts, resources)
-                self._strategy.run.postpone(rest)
-                return
+        while self._running < self._most and not feed.is_whole and not self._is_postponed:
+            taken = self._take(feed)
+            if taken is None:
+                break
+            if feed.length is None:
+                self._grow()
+            self._begin(*taken)
+            if perf_counter() >= slice_end:
+                self._is_postponed = True
+                self._strategy.run.postpone(self._go_on_later)
+        if not self._running and feed.is_whole:
+            self._end()
+
+    def _take(self, feed: Feed) -> tuple[int, tuple[Any, ...]] | None:
+        try:
+            return feed.take()
+        except Exception as error:  # of what the user gave to be read
+            self._evaluation.failed_at(self._slot, error)
+            return None
+
+    def _go_on_later(self) -> None:
+        self._is_postponed = False
+        self._go_on()
+        self._strategy.propagate()
+
+    def _grow(self) -> None:
+        """There is one more item than was known."""
+        self._results.append(None)
+        if self._strategy.run.activity is not None:
+            self._strategy.run.activity.mapped(self._slot.name, 1)
+
+    def _begin(self, position: int, elements: tuple[Any, ...]) -> None:
+        self._running += 1
+        named = {**self._constants, **dict(zip(self._slot.iterables, elements, strict=True))}
+        self._execute(position, named, self._amounts, self._resources)
 
     def again(self, call: Call, overrides: Mapping[Any, Any]) -> None:
         """Execute an item anew with other arguments."""
@@ -154,17 +205,22 @@ class MapItems(Place):
         self._trampolines.pop(index, None)
         self._given.pop(index, None)
         self._results[index] = value
-        self._missing -= 1
+        self._running -= 1
         if self._strategy.run.activity is not None:
             self._strategy.run.activity.item_done(self._slot.name)
-        if not self._missing:
-            self._strategy.going_on.pop(self, None)
-            results, self._results = self._results, []
-            self._evaluation.settle_map(self._slot, self._skipped or results)
+        self._go_on()
+
+    def _end(self) -> None:
+        self._strategy.going_on.pop(self, None)
+        results, self._results = self._results, []
+        self._feed = None
+        self._evaluation.settle_map(self._slot, self._skipped or results)
 
     def release(self) -> None:
         """Let go of all values, and of all that refers back: the run is over."""
         self._results = []
+        self._feed = None
+        self._constants = self._amounts = {}
         self._trampolines.clear()
 
     def local_id(self, index: int) -> str:

@@ -38,7 +38,13 @@ class Strategy:
         return structure, data
 
     def check(self, structure: Structure, data: tuple[Any, ...]) -> None:
-        """Raise unless all inputs and resources of a target are there."""
+        """Raise unless a target can run: maps are bounded, inputs and resources are there."""
+        if structure.unbounded is not None:
+            name, lazy = structure.unbounded.name, structure.unbounded.lazies[0]
+            raise ValueError(
+                f"{name}.map({lazy}=cs.lazily(...)) does not say how far it is read ahead; "
+                "write .with_concurrency(n), for at most n items at a time"
+            )
         if structure.inputs:
             self.run.inputs.declare(inputs_of(structure, data))
         for name in structure.resources:
@@ -251,6 +257,10 @@ class EvaluationPlace(Place):
 
     def settle_map(self, slot: Slot, value: Any) -> None:
         """All items of the map have their values; it is skipped if a fallback was."""
+        raise NotImplementedError
+
+    def failed_at(self, slot: Slot, error: BaseException) -> None:
+        """The engine itself found that the evaluation cannot go on at `slot`."""
         raise NotImplementedError
 
     def fall_back(self, slot: Slot, error: BaseException, then: Callable[[Any], None]) -> None:

@@ -29,6 +29,7 @@ from cascade.workflow.expressions import (
     Expression,
     Fallback,
     JumpSelector,
+    Lazily,
     Lazy,
     LazyResult,
     MappedLazyResult,
@@ -38,10 +39,11 @@ from cascade.workflow.expressions import (
 )
 from cascade.workflow.inputs import Env, Param
 from cascade.workflow.resources import Injected
+from cascade.workflow.source import Source
 
 _LITERAL = -1  # in the walk's index: a container that holds no expression
 _NO_POLICIES: Final = NodePolicies(
-    None, None, None, (), (), None, (), None, False, None, None, None, None
+    None, None, None, (), (), None, (), None, False, None, None, None, None, None
 )
 
 
@@ -211,6 +213,11 @@ class _Walk:
                 f"{expression!r} stands where it is not an argument of a map; cs.unmapped is for "
                 "task.map(parameter=cs.unmapped(value)), write the value itself here"
             )
+        elif kind is Lazily:
+            raise TypeError(
+                f"{expression!r} stands where it is not an argument of a map; cs.lazily is for "
+                "task.map(parameter=cs.lazily(iterable)), write the iterable itself here"
+            )
         else:
             raise TypeError(f"{expression!r} is no expression that Cascade knows")
 
@@ -236,7 +243,8 @@ class _Walk:
         mark = len(self.data)
         policies = expression.policies and self._policies(expression.policies)
         inputs = self._refs_by_name(dict(_in_signature_order(expression)))
-        entry = (MAP, expression.task, tuple(sorted(expression.kwargs)), inputs, policies)
+        iterables = tuple(sorted((n, type(v) is Source) for n, v in expression.kwargs.items()))
+        entry = (MAP, expression.task, iterables, inputs, policies)
         if expression.task.pure:
             self._add_pure(expression, entry, mark)
         else:
@@ -301,6 +309,7 @@ class _Walk:
             handler,
             None if policies.fallback is None else policies.fallback.on,
             policies.settled,
+            policies.concurrency,
         )
         return None if described == _NO_POLICIES else described
 
@@ -366,6 +375,7 @@ class _Walk:
                 policies.handler,
                 policies.fallback_on,
                 policies.settled_on,
+                policies.concurrency,
             ),
         )
 

@@ -62,6 +62,7 @@ class NodePolicies:
     handler: Ref | None  # the call in whose place the exception is handled
     fallback_on: Catch | None
     settled_on: Catch | None
+    concurrency: int | None
 
 
 class _Identity:
@@ -90,6 +91,7 @@ class Slot:
         "argument_slots",
         "bound",
         "cache",
+        "concurrency",
         "conditions",
         "data",
         "default",
@@ -102,6 +104,7 @@ class Slot:
         "iterables",
         "kind",
         "kwargs",
+        "lazies",
         "members",
         "name",
         "parts",
@@ -124,6 +127,7 @@ class Slot:
         self.kwargs: tuple[tuple[str, Ref], ...] = ()
         self.members: tuple[Ref, ...] = ()
         self.iterables: tuple[str, ...] = ()  # as keywords: in signature order, then as written
+        self.lazies: tuple[str, ...] = ()  # those of them that are read while items start
         self.data: Ref = 0
         self.routes = _NO_ROUTES
         self.route_numbers = _NO_ROUTES  # a key is looked up once: it may compare oddly
@@ -141,6 +145,7 @@ class Slot:
         self.handler: Ref | None = None
         self.fallback_on: Catch | None = None
         self.settled_on: Catch | None = None
+        self.concurrency: int | None = None
         self.is_node = self.kind is TASK or self.kind is MAP
         _DECODE[self.kind](self, entry)
         self._derive()
@@ -204,11 +209,14 @@ class Slot:
             self.handler = policies.handler
             self.fallback_on = policies.fallback_on
             self.settled_on = policies.settled_on
+            self.concurrency = policies.concurrency
 
     def _decode_map(self, entry: tuple[Any, ...]) -> None:
         kind, task, iterables, inputs, policies = entry
         self._decode_node((kind, task, (), inputs, policies))
-        self.iterables = tuple([name for name, _ in inputs if name in iterables])
+        is_lazy = dict(iterables)
+        self.iterables = tuple([name for name, _ in inputs if name in is_lazy])
+        self.lazies = tuple([name for name in self.iterables if is_lazy[name]])
 
     def _decode_router(self, entry: tuple[Any, ...]) -> None:
         _, self.selector, keys, refs, self.default = entry
@@ -284,6 +292,7 @@ class Structure:
         "root",
         "selectors",
         "slots",
+        "unbounded",
     )
 
     def __init__(self, key: tuple[Any, ...]) -> None:
@@ -305,12 +314,15 @@ class Structure:
         resources: dict[str, None] = {}
         lowest = self.root
         self.newest_task: Task[..., Any] | None = None
+        self.unbounded: Slot | None = None  # a map that reads lazily, and has no concurrency
         newest = -1
         for piece in pieces(entries):
             for entry in piece:
                 slot = Slot(len(slots), entry)
                 slots.append(slot)
                 lowest = min(lowest, *slot.refs())
+                if slot.lazies and slot.concurrency is None:
+                    self.unbounded = slot
                 if slot.is_node:
                     if slot.task.serial > newest:
                         self.newest_task, newest = slot.task, slot.task.serial

@@ -216,6 +216,7 @@ def _policies(slot: Slot) -> dict[str, Any]:
         "timeout": slot.timeout,
         "cache": None if slot.cache is None else {"type": type_name(type(slot.cache))},
         "amounts": amounts or None,
+        "concurrency": slot.concurrency,
     }
     return {name: value for name, value in described.items() if value is not None}
 

@@ -6,7 +6,7 @@ never have (retry, conditions, routes, ...) lives in one `Policies` object made 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,6 +20,7 @@ from cascade.errors import did_you_mean
 from cascade.plain import brief, is_equal
 from cascade.workflow.outcome import Outcome
 from cascade.workflow.retry import Catch, Delay, RetryOn, RetryPolicy, check_number
+from cascade.workflow.source import Source
 
 if TYPE_CHECKING:
     from typing import Self
@@ -50,6 +51,7 @@ _CHAIN_METHODS: Final = (
     "run_if",
     "settled",
     "with_cache",
+    "with_concurrency",
     "with_constraints",
     "with_fallback",
     "with_retry",
@@ -139,6 +141,7 @@ class Policies:
         "after",
         "amounts",
         "cache",
+        "concurrency",
         "conditions",
         "default",
         "fallback",
@@ -162,6 +165,7 @@ class Policies:
         self.is_method = False
         self.fallback: Fallback | None = None
         self.settled: Catch | None = None
+        self.concurrency: int | None = None
         self.given: frozenset[str] = frozenset()
 
     def __copy__(self) -> Policies:
@@ -217,6 +221,8 @@ class Lazy(Expression[T_co]):
     def _instead_of(self, name: str) -> str:
         if name == "map":
             return f"; a map is made by the task, without a call: {self.task.name}.map(...)"
+        if name == "with_concurrency":
+            return f", which bounds the items of a map: {self.task.name}.map(...).{name}(n)"
         for near_to in (name, f"with_{name}"):
             near = get_close_matches(near_to, _CHAIN_METHODS, n=1, cutoff=0.8)
             if near:
@@ -479,6 +485,20 @@ class MappedLazyResult(Lazy[list[T]], Generic[T]):
         self._give("settled", Catch(on))
         return cast("MappedLazyResult[Outcome[T]]", self)
 
+    def with_concurrency(self, n: int) -> Self:
+        """At most `n` items of this map exist at a time; the others cost only their arguments.
+
+        An item exists from when it is ready, waiting for capacity included, until it has its value,
+        retries, fallback and what it returned included. Items begin in order. Raises `ValueError`
+        unless `n` is a whole number above 0, and for another one than the map has.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(
+                f"with_concurrency({brief(n)}) of {self._described()} must be a whole number above "
+                "0: how many items may exist at a time"
+            )
+        return self._give("concurrency", n)
+
 
 class Unmapped(Expression[T_co]):
     """What `cs.unmapped` makes: an argument of `.map` that is no iterable of items."""
@@ -509,6 +529,53 @@ def unmapped(value: Any) -> Unmapped[Any]:
     ['a b', 'a-b']
     """
     return Unmapped(value)
+
+
+class Lazily(Expression[T_co]):
+    """What `cs.lazily` makes: an argument of `.map`."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: Source[Any]) -> None:
+        self.source = source
+
+    def _described(self) -> str:
+        return "cs.lazily(...)"
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+
+def lazily(iterable: Iterable[T] | AsyncIterable[T]) -> Lazily[T]:
+    """An argument of `.map` that is read while items start, and no further ahead.
+
+    `iterable` is a sync or async iterable or iterator; what it gives is data. A sync one is read on
+    the event loop's own thread, an async one in a task of the run, which closes an async generator
+    when the run fails or is cancelled. What reading raises is the map's failure. The map needs
+    `.with_concurrency(n)`, else it is a `ValueError` when the run starts. An iterator can be read
+    by one map of one run. Raises `TypeError` for what cannot be iterated, for a str or bytes, and
+    for an expression; anywhere but as an argument of `.map` it is one before anything runs.
+
+    >>> import cascade as cs
+    >>> @cs.task
+    ... def double(x):
+    ...     return 2 * x
+    >>> cs.run(double.map(x=cs.lazily(n for n in range(4))).with_concurrency(2))
+    [0, 2, 4, 6]
+    """
+    if isinstance(iterable, str | bytes | bytearray):
+        raise TypeError(f"cs.lazily({brief(iterable)}) would read single characters; pass a list")
+    if isinstance(iterable, Expression) or getattr(type(iterable), "is_task", False):
+        raise TypeError(
+            f"cs.lazily({iterable!r}) has nothing to read before the run; pass an iterable, or map "
+            "over the expression itself, whose value is read whole"
+        )
+    if not isinstance(iterable, Iterable | AsyncIterable):
+        raise TypeError(
+            f"cs.lazily({brief(iterable)}) cannot be iterated; pass an iterable or async iterable, "
+            "such as what a generator function gives when it is called"
+        )
+    return Lazily(Source(iterable))
 
 
 class Router(Expression[T_co]):

@@ -34,6 +34,7 @@ from cascade.workflow.expressions import (
     NO_KWARGS,
     Expression,
     Jump,
+    Lazily,
     LazyResult,
     MappedLazyResult,
     TailCall,
@@ -132,9 +133,10 @@ class Task(Generic[P, R]):
         """The list of the task's values for each item of the iterables, taken together.
 
         Iterables, or expressions that give one, by parameter name, of equal length. An iterator
-        is read into a tuple here. `cs.unmapped(value)` is given whole to every item. Raises
-        `TypeError` for what cannot be iterated (str and bytes too), for names that do not fit the
-        signature and if nothing is an iterable, `ValueError` for different lengths.
+        is read into a tuple here. `cs.unmapped(value)` is given whole to every item, and
+        `cs.lazily(iterable)` is read while items start. Raises `TypeError` for what cannot be
+        iterated (str and bytes too), for names that do not fit the signature and if nothing is an
+        iterable, `ValueError` for different lengths.
 
         >>> import cascade as cs
         >>> @cs.task
@@ -554,6 +556,8 @@ def _defaults_of(task: Task[..., Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def _read_iterable(task: Task[..., Any], name: str, given: Any) -> Any:
+    if type(given) is Lazily:
+        return given.source
     if isinstance(given, Expression):
         return given
     check_iterable(task.name, name, given)
@@ -581,8 +585,8 @@ def check_iterable(task_name: str, name: str, given: Any) -> None:
         ) from None
 
 
-def check_lengths(task_name: str, lengths: Mapping[str, int]) -> None:
-    """Raise `ValueError` naming each length unless all are equal."""
+def check_lengths(task_name: str, lengths: Mapping[str, object]) -> None:
+    """Raise `ValueError` naming each length, or what is known of it, unless all are equal."""
     if len(set(lengths.values())) > 1:
         each = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"{task_name}.map() needs iterables of equal length, but got {each}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -515,6 +515,28 @@ def build(program: Program) -> Any:
     return Builder().program(program)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a map reads while its items start, as often as it is asked."""
+
+    values: tuple[Any, ...]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.values
+
+
+@dataclass(frozen=True)
+class LateRows:
+    """The same, and each row takes a while."""
+
+    values: tuple[Any, ...]
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for value in self.values:
+            await anyio.sleep(0.25)
+            yield value
+
+
 class Builder:
     def __init__(self) -> None:
         self.built: list[Any] = []
@@ -553,6 +575,10 @@ class Builder:
                 return Pair(*[self.part(each) for each in value])
             case "dict":
                 return {key: self.part(each) for key, each in value}
+            case "lazily":
+                return cs.lazily(Rows(value))
+            case "lazily async":
+                return cs.lazily(LateRows(value))
             case "unmapped":
                 return cs.unmapped(self.part(value))
             case "param":
@@ -604,6 +630,8 @@ class Builder:
                     lazy.with_retry(attempts, pause, backoff, on=ON[on])
                 case "timeout":
                     lazy.with_timeout(more[0])
+                case "concurrency":
+                    lazy.with_concurrency(more[0])
                 case "cache":
                     lazy.with_cache(cache(more[0]))
                 case "amounts":

@@ -6,7 +6,7 @@ number from 0 to n - 1, and 0 is the simplest choice; it may come from a seed or
 
 A **part** is what may stand as an argument: ("lit", value), ("node", index), ("list" | "tuple" |
 "named", parts), ("dict", ((key, part), ...)), ("param" | "env" | "inject", name), and for a map
-("unmapped", part).
+("unmapped", part), ("lazily", values) or ("lazily async", values).
 
 What a task does is (uid, deeds, what, ...). A **deed**, done before `what`, is a number of seconds
 to wait, ("native", name, is_caught) to use a primitive of the event loop, ("change", change) to
@@ -125,7 +125,7 @@ CONSTRUCTS = (
     *("threaded", "threaded_pure", "processed", "shared", "twins"),
     *("list", "tuple", "named", "dict", "nested", "param", "env", "resource"),
     *(f"inject {name}" for name in RESOURCES),
-    *("map", "map over a container", "unmapped"),
+    *("map", "map over a container", "unmapped", "concurrency", "lazily", "lazily async"),
     *("item_sync", "item_pure", "item_co", "item_co_pure", "item_threaded", "item_processed"),
     *("router", "router default", "sequence", "pipeline"),
     *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
@@ -153,7 +153,14 @@ OF_FLAVOUR = {
     "thread": {"thread", "threaded", "threaded_pure", "item_threaded"},
     "process": {"process"},
 }
-OF_FLAVOUR["async"] |= {"timeout", "cancel", "retry later", "native", "native in a loop"}
+OF_FLAVOUR["async"] |= {
+    "lazily async",
+    "timeout",
+    "cancel",
+    "retry later",
+    "native",
+    "native in a loop",
+}
 OF_FLAVOUR["async"] |= {f"native {name}, {end}" for name in NATIVE for end in ("caught", "failing")}
 OF_FLAVOUR["contended"] |= {"ttl", "amount of a rate", "window", *CHANGED_BY_TASKS}
 for flavour in ("inline", "contended"):
@@ -174,6 +181,7 @@ def excludes(one: str, other: str) -> bool:
     return bool(homes[0] and homes[1] and not homes[0] & homes[1])
 
 
+VALUES = ((0, 1, 2), (), (5,), ("a", "b"))
 LITERALS: tuple[Any, ...] = (0, 1, 2, "a", None, True, 1.0, (1, 2), False, (), -0.0, "b")
 
 
@@ -443,13 +451,23 @@ class Drawing:
             whole = ("unmapped", self.part(1))
             args = [("x", items), ("y", whole)] if self.chance(80) else [("x", whole), ("y", items)]
         do = self.action(task, None, are_different)
-        return Node("map", task, do, tuple(args), self.chain(task, do))
+        chain = self.chain(task, do)
+        is_lazy = any(part[0].startswith("lazily") for _, part in args)
+        if self.chance(95 if is_lazy else 20):
+            self.mark("concurrency")
+            chain = (*chain, ("concurrency", 1 + self.choose(3)))
+        return Node("map", task, do, tuple(args), chain)
 
     def items(self) -> tuple[Part, bool]:
         """What to map over, and whether no two items are alike."""
         kind = self.choose(100)
+        if kind < 30:
+            return ("lit", self.one(VALUES)), True
         if kind < 40:
-            return ("lit", self.one(((0, 1, 2), (), (5,), ("a", "b")))), True
+            is_async = self.flavour in ("async", "contended") and self.chance(50)
+            name = "lazily async" if is_async else "lazily"
+            self.mark(name)
+            return (name, self.one(VALUES)), True
         if kind < 60:
             self.mark("map over a container")
             parts = [("lit", n) if self.chance(60) else self.part(2) for n in range(2)]

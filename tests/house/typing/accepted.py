@@ -74,6 +74,9 @@ assert_type(fetch.map(page=range(3)), cs.MappedLazyResult[str])
 assert_type(parse.map(text=fetch.map(page=[1, 2])), cs.MappedLazyResult[list[str]])
 assert_type(client.get.map(key=["a"]), cs.MappedLazyResult[bytes])
 assert_type(fetch.map(page=[1], retries=cs.unmapped(double(2))), cs.MappedLazyResult[str])
+assert_type(
+    fetch.map(page=cs.lazily(n for n in range(3))).with_concurrency(2), cs.MappedLazyResult[str]
+)
 assert_type(cs.run(fetch.map(page=range(3))), list[str])
 
 # Chain methods keep the type.

@@ -52,6 +52,8 @@ cs.task(double.func, mode="fork")  # error
 cs.task(double.func, modes="thread")  # error
 double.map([1, 2])  # error
 double.map(cs.unmapped(1))  # error
+cs.lazily(5)  # error
+double(1).with_concurrency(2)  # error
 mapped: cs.MappedLazyResult[str] = double.map(x=cs.unmapped(1))  # error
 lazy.with_retry(max_attempts="3")  # error
 lazy.with_retry(attempts=3)  # error
