@@ -65,6 +65,7 @@ from cascade.workflow.expressions import (
     unmapped,
 )
 from cascade.workflow.flow import bind, pipeline, select_jump, sequence
+from cascade.workflow.groups import first, group
 from cascade.workflow.inputs import Env, Param
 from cascade.workflow.outcome import Outcome
 from cascade.workflow.resources import Execution, ResourceDefinition, inject, resource
@@ -148,6 +149,8 @@ __all__ = [
     "chrome_trace",
     "disassemble",
     "event_to_json",
+    "first",
+    "group",
     "inject",
     "lazily",
     "log_events",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cascade.graph.reading import read
 from cascade.graph.slices import Work, gathered, whole
-from cascade.graph.structure import ROUTER, TASK, Ref, Slot, Structure
+from cascade.graph.structure import MAP, ROUTER, Ref, Slot, Structure
 from cascade.plain import plain
 from cascade.workflow.expressions import Expression, Lazy, check_target
 from cascade.workflow.task import Task
@@ -27,16 +27,20 @@ EdgeKind = Literal[
     "route",
     "jump",
     "fallback",
+    "group",
 ]
+
+
+NodeKind = Literal["task", "map", "group", "first"]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A task call or a map of the graph. `id` is `name#k`, k the position in plan order."""
+    """A task call, a map, a group or a `first` of the graph. `id` is `name#k`, k the position in plan order."""
 
     id: str
     name: str
-    kind: Literal["task", "map"]
+    kind: NodeKind
     task: Task[..., Any]
 
 
@@ -45,7 +49,8 @@ class Edge:
     """`target` needs `source`; `kind` says for what, `argument` names the parameter or amount.
 
     `kind` is "data", "condition", "default", "sequence" (through `after`), "amount", "fallback",
-    "selector" or "route"; or "jump", from a loop to a route of it.
+    "selector" or "route"; or "jump", from a loop to a route of it, or "group", from a group, or a
+    `first`, to what it evaluates.
     """
 
     source: Node
@@ -58,8 +63,9 @@ class Edge:
 class Graph:
     """The nodes in plan order, and what each of them needs.
 
-    `jumps` lead from each loop to its routes, in the order of its selector. They are no edges, for
-    nothing waits for them, and what only they lead to is not among the nodes.
+    `jumps` lead from each loop to its routes, in the order of its selector, and from each group to
+    what it evaluates. They are no edges, for these are evaluations of their own, and what only they
+    lead to is not among the nodes.
     """
 
     nodes: tuple[Node, ...]
@@ -107,7 +113,7 @@ def build_graph(target: Any) -> BuiltGraph:
 
 def make_node(slot: Slot, position: int) -> Node:
     """The public node of a slot that is the `position`-th node in plan order."""
-    kind: Literal["task", "map"] = "task" if slot.kind is TASK else "map"
+    kind: NodeKind = "map" if slot.kind is MAP else slot.task.kind
     return Node(f"{slot.name}#{position}", slot.name, kind, slot.task)
 
 
@@ -129,7 +135,12 @@ def _edges(structure: Structure, nodes: Mapping[int, Node]) -> Iterator[Edge]:
 
 def _jumps(structure: Structure, nodes: Mapping[int, Node]) -> Iterator[Edge]:
     for index, loop in nodes.items():
-        bound = structure.slots[index].bound
+        slot = structure.slots[index]
+        if slot.inner is not None:
+            for root in structure.inner_roots(slot):
+                sources = dict(_sources(structure, "group", root))
+                yield from (Edge(loop, nodes[target], "group") for target in sources)
+        bound = slot.bound
         if bound is None:
             continue
         found: dict[int, None] = {}

@@ -28,6 +28,7 @@ from cascade.workflow.expressions import (
     NOTHING,
     Expression,
     Fallback,
+    Inner,
     JumpSelector,
     Lazily,
     Lazy,
@@ -43,7 +44,7 @@ from cascade.workflow.source import Source
 
 _LITERAL = -1  # in the walk's index: a container that holds no expression
 _NO_POLICIES: Final = NodePolicies(
-    None, None, None, (), (), None, (), None, False, None, None, None, None, None
+    None, None, None, (), (), None, (), None, False, None, None, None, None, None, None
 )
 
 
@@ -97,7 +98,7 @@ class _Walk:
         self.data: list[Any] = []
         self.index: dict[int, int] = {}
         self.visited: list[Any] = []  # keeps alive what `index` knows by id
-        self.selectors: list[JumpSelector] = []
+        self.selectors: list[JumpSelector | Inner] = []
         self._selector_numbers: dict[int, int] = {}
         self._merged: dict[Any, int] = {}
         self._open: dict[int, Any] = {}  # the path from the target to what is being visited
@@ -310,6 +311,7 @@ class _Walk:
             None if policies.fallback is None else policies.fallback.on,
             policies.settled,
             policies.concurrency,
+            None if policies.inner is None else self._selector(policies.inner),
         )
         return None if described == _NO_POLICIES else described
 
@@ -321,7 +323,7 @@ class _Walk:
             return None, self._ref(given.handler)
         return self._ref(given.value), None
 
-    def _selector(self, selector: JumpSelector) -> int:
+    def _selector(self, selector: JumpSelector | Inner) -> int:
         number = self._selector_numbers.setdefault(id(selector), len(self.selectors))
         if number == len(self.selectors):
             self.selectors.append(selector)
@@ -376,6 +378,7 @@ class _Walk:
                 policies.fallback_on,
                 policies.settled_on,
                 policies.concurrency,
+                policies.inner,
             ),
         )
 

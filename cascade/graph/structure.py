@@ -63,6 +63,7 @@ class NodePolicies:
     fallback_on: Catch | None
     settled_on: Catch | None
     concurrency: int | None
+    inner: int | None  # the number of what a group evaluates, among the selectors
 
 
 class _Identity:
@@ -99,6 +100,7 @@ class Slot:
         "fallback_on",
         "handler",
         "index",
+        "inner",
         "is_method",
         "is_node",
         "iterables",
@@ -146,6 +148,7 @@ class Slot:
         self.fallback_on: Catch | None = None
         self.settled_on: Catch | None = None
         self.concurrency: int | None = None
+        self.inner: int | None = None
         self.is_node = self.kind is TASK or self.kind is MAP
         _DECODE[self.kind](self, entry)
         self._derive()
@@ -210,6 +213,7 @@ class Slot:
             self.fallback_on = policies.fallback_on
             self.settled_on = policies.settled_on
             self.concurrency = policies.concurrency
+            self.inner = policies.inner
 
     def _decode_map(self, entry: tuple[Any, ...]) -> None:
         kind, task, iterables, inputs, policies = entry
@@ -358,14 +362,19 @@ class Structure:
         return Structure, (self.key,)
 
     def _refuse_circular_loops(self) -> Work[None]:
-        """A loop waits for the predecessors of its routes, and so they cannot need the loop."""
-        if not any(slot.after for slot in self.slots):
+        """A loop waits for the predecessors of its routes, and so they cannot need the loop.
+
+        Nor can what a group evaluates need the group.
+        """
+        if not self.selectors:
             return
         waits = {
             slot.index: self._predecessors_of_routes(slot)
             for slot in self.slots
             if slot.bound is not None
         }
+        groups = [slot for slot in self.slots if slot.inner is not None]
+        waits.update((slot.index, self.inner_roots(slot)) for slot in groups)
         if not any(waits.values()):
             return
         done: set[int] = set()
@@ -388,6 +397,12 @@ class Structure:
                 stack.append((index, True))
                 needs = (*self.slots[index].parts, *waits.get(index, ()))
                 stack.extend((part, False) for part in needs)
+
+    def inner_roots(self, slot: Slot) -> tuple[int, ...]:
+        """The slots that a group evaluates; literals are left out."""
+        assert slot.inner is not None
+        refs = self.selectors[slot.inner].values()
+        return tuple([ref for ref in refs if ref is not None and ref >= 0])
 
     def _predecessors_of_routes(self, loop: Slot) -> tuple[int, ...]:
         """What has to run, in the evaluation around the loop, before one of its iterations."""

@@ -146,6 +146,7 @@ class Policies:
         "default",
         "fallback",
         "given",
+        "inner",
         "is_method",
         "retry",
         "selector",
@@ -166,6 +167,7 @@ class Policies:
         self.fallback: Fallback | None = None
         self.settled: Catch | None = None
         self.concurrency: int | None = None
+        self.inner: Inner | None = None
         self.given: frozenset[str] = frozenset()
 
     def __copy__(self) -> Policies:
@@ -267,6 +269,11 @@ class Lazy(Expression[T_co]):
             policies.selector = policies.selector.leading(self, copied)
         return copied
 
+    def evaluating(self, inner: Inner) -> Self:
+        """In place of a call of its task it evaluates expressions, in evaluations of their own."""
+        self._own_policies().inner = inner
+        return self
+
     def as_method(self) -> Self:
         """The first argument is a bound `self`: what overrides the arguments leaves it alone."""
         self._own_policies().is_method = True
@@ -322,6 +329,11 @@ class Lazy(Expression[T_co]):
         """
         if isinstance(policy, type):
             raise TypeError(f"{policy!r} is a class; pass an instance, {policy.__name__}(...)")
+        if self.policies is not None and self.policies.inner is not None:
+            raise TypeError(
+                f"{self._described()} has no arguments that would make a key for a cache; "
+                "give the nodes in it caches instead"
+            )
         for method, arguments in (("get", "key"), ("put", "key, value")):
             found = getattr(policy, method, None)
             if not callable(found):
@@ -354,7 +366,7 @@ class Lazy(Expression[T_co]):
         when one does not; without it the node is skipped, and so is what needs it. The last
         default given counts. Raises `TypeError` for a Task that was meant to be called.
         """
-        _refuse_task(condition, f"a condition of task {self.task.name!r}")
+        refuse_task(condition, f"a condition of task {self.task.name!r}")
         policies = self._own_policies()
         policies.conditions = (*policies.conditions, condition)
         if default is not NOTHING:
@@ -609,7 +621,7 @@ class Router(Expression[T_co]):
             raise TypeError(f"routes={routes!r} must be a dict of key: expression or literal")
         if not routes and default is NOTHING:
             raise ValueError("a Router needs at least one route or a default")
-        _refuse_task(selector, "the selector of a Router")
+        refuse_task(selector, "the selector of a Router")
         self.selector = selector
         self.routes = dict(routes)
         self.default = default
@@ -705,6 +717,18 @@ class JumpSelector:
         return f"<JumpSelector {list(self.routes)!r}>"
 
 
+class Inner:
+    """What a group, or a `first`, evaluates: each expression is the one member of a list.
+
+    A list is no node, so that each of the nodes in it is one like any other.
+    """
+
+    __slots__ = ("routes",)
+
+    def __init__(self, expressions: tuple[Any, ...]) -> None:
+        self.routes = {number: [expression] for number, expression in enumerate(expressions)}
+
+
 def _is_sync(method: Any) -> bool:
     """Whether a method is written as one that gives no awaitable; a wrapper may give one."""
     function = getattr(method, "__func__", method)
@@ -717,7 +741,7 @@ def _is_sync(method: Any) -> bool:
 
 def check_target(target: object) -> None:
     """Raise `TypeError` for a Task that was meant to be called, and for a coroutine."""
-    _refuse_task(target, "a target")
+    refuse_task(target, "a target")
     if isinstance(target, Coroutine):
         raise TypeError(
             f"{target!r} cannot be a target; make a task of its function and pass a call of that"
@@ -748,7 +772,7 @@ def _handler(task: Any) -> Lazy[Any]:
     return handler
 
 
-def _refuse_task(value: object, where: str) -> None:
+def refuse_task(value: object, where: str) -> None:
     """Raise `TypeError` for a Task that was meant to be called: a Task itself is always true."""
     if getattr(type(value), "is_task", False):
         raise TypeError(f"{value!r} as {where} is a task, not a call of one; write task(...)")

@@ -47,6 +47,7 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 Control = Jump | TailCall
 Mode = Literal["inline", "thread", "process"]
+TaskKind = Literal["task", "group", "first"]
 MODES = ("inline", "thread", "process")
 _serials = count(1)
 
@@ -71,6 +72,7 @@ class Task(Generic[P, R]):
             "binds",
             "func",
             "is_async",
+            "kind",
             "mode",
             "name",
             "parameters",
@@ -89,6 +91,7 @@ class Task(Generic[P, R]):
     pure: bool
     version: str | int | None
     is_async: bool
+    kind: TaskKind  # "task", or what Cascade carries out itself
     signature: Signature
     serial: int  # Tasks are numbered as they are made
     structures: dict[Any, None]  # that engines keep no longer than this Task is used
@@ -111,6 +114,7 @@ class Task(Generic[P, R]):
         self.func = func
         self.name = _checked_name(name if name is not None else _name_of(func))
         self.mode = mode
+        self.kind = "task"
         self.pure = pure
         self.version = version
         self.is_async = is_async
