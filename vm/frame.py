@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from cascade.core.calls import is_gone
 from cascade.core.evaluation import PlannedEvaluation
 from cascade.core.strategy import Strategy
 from cascade.core.values import (
@@ -264,8 +265,13 @@ class Frame(PlannedEvaluation):
         if source in self._needs:
             self._let_go_of_needs(source)
         if self._watchers is not None:
-            for frame, alias in self._watchers.pop(source, ()):
-                frame.write(alias, value)
+            for listener, alias in self._watchers.pop(source, ()):
+                listener.hear(alias, value)
+
+    def hear(self, alias: int, value: Any) -> None:
+        """The value of a site of an evaluation around this one has come."""
+        if not is_gone(self):
+            self.write(alias, value)
 
     def _count_down(self, readers: Sequence[int]) -> None:
         counters, fired = self._counters, self._machine.fired
@@ -518,7 +524,7 @@ class _Listener:
     def __init__(self, then: Callable[[Any], None]) -> None:
         self._then = then
 
-    def write(self, _: int, value: Any) -> None:
+    def hear(self, _: int, value: Any) -> None:
         """The value has come."""
         self._then(value)
 
@@ -532,7 +538,7 @@ class _Again:
         self._frame = frame
         self._pc = pc
 
-    def write(self, _: int, __: Any) -> None:
+    def hear(self, _: int, __: Any) -> None:
         """The value has come."""
         self._frame._machine.fired.append((self._frame, self._pc))
 

@@ -123,6 +123,8 @@ def _check_row(structure: Structure, row: isa.Instruction) -> None:
     if not isinstance(row, isa.Invocation):
         return
     slot = structure.slots[row.site]
+    if slot.inner is not None:
+        raise NotFusable(f"{slot.task.kind} {slot.name!r} is left to the interpreter")
     for what, value in (("cache", slot.cache), ("timeout", slot.timeout)):
         if value is not None:
             raise NotFusable(f"task {slot.name!r} has a {what}")
@@ -172,7 +174,14 @@ def _check_order(code: tuple[isa.Instruction, ...]) -> None:
 def _check_expression(structure: Structure) -> None:
     """A returned expression is matched node by node."""
     for slot in structure.slots:
-        policies = (slot.conditions, slot.after, slot.retry, slot.bound, slot.recovers)
+        policies = (
+            slot.conditions,
+            slot.after,
+            slot.retry,
+            slot.bound,
+            slot.recovers,
+            slot.inner is not None,
+        )
         is_call = slot.kind is TASK and not slot.task.pure and not slot.kwargs
         if any(policies) or slot.is_method or not (is_call or slot.kind in (LIST, TUPLE)):
             raise NotFusable("only an expression of plain calls is matched")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cascade.core.calls import is_gone
 from cascade.core.run import Run
 from cascade.core.strategy import NO_OVERRIDES
 from cascade.core.trampoline import Trampoline
@@ -125,6 +126,8 @@ class Machine(FrameStrategy):
         if not self.fired:
             return False
         frame, pc = self.fired.pop()
+        if is_gone(frame):
+            return True
         handler, instruction, reads = frame.program.steps[pc]
         try:
             handler(frame, instruction, reads)

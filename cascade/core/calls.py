@@ -15,9 +15,12 @@ from cascade.workflow.expressions import Jump, LazyResult, MappedLazyResult, Rou
 from cascade.workflow.resources import Execution
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from cascade.graph.nodes import Node
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
+    from cascade.limits.gate import Session
     from cascade.workflow.resources import ResourceDefinition
 
 LONGEST_PATH: Final = 20  # ids in the note of a failure
@@ -29,19 +32,35 @@ class Holder(Protocol):
     async def obtain(self, order: list[ResourceDefinition]) -> Any: ...
 
 
+class Scope(Protocol):
+    """The part of a run that a place is in, and that fails by itself: what others ask of it."""
+
+    is_over: bool
+    failure: BaseException | None
+    session: Session  # at the gate
+    tasks: TaskGroup  # where what stands in it is started
+    places: dict[Place, None]  # in it, which hold values
+    steps: dict[Any, None]  # the holdings of its step resources
+
+    @property
+    def has_enough_notes(self) -> bool: ...
+    def fail(self, error: BaseException, note: str) -> None: ...
+
+
 class Place:
     """Where calls stand in plan order, itself at `parent_rank` of its parent.
 
     `parent_index` is what it belongs to there: a slot, or an item.
     """
 
-    __slots__ = ("_jump", "depth", "parent", "parent_index", "parent_rank")
+    __slots__ = ("_jump", "depth", "parent", "parent_index", "parent_rank", "scope")
 
     def __init__(self, parent: Place | None, parent_index: int, parent_rank: int) -> None:
         self.parent = parent
         self.parent_index = parent_index
         self.parent_rank = parent_rank
         self.depth: int = 0
+        self.scope: Scope | None = None if parent is None else parent.scope
         self._jump: Place | None = None  # the outermost refers to none: it would be a cycle
         if parent is not None:
             # Jumps as in a skew-binary list: any place around is found in O(log depth) steps.
@@ -156,6 +175,10 @@ class Place:
         """Whether what stands at `index` here has a value instead: then it is on its way."""
         return False
 
+    async def attempt(self, call: Call) -> Any:
+        """What an attempt of a group here comes to."""
+        raise NotImplementedError
+
     def cause_of(self, index: int) -> BaseException | None:
         """The failure because of which what stands at `index` here was demanded, if any."""
         return None
@@ -175,8 +198,17 @@ class Failed:
         self.falls_back = falls_back
 
 
+class Omitted:
+    """Instead of a value: all that the call evaluated was skipped, and so is its node."""
+
+    __slots__ = ("skipped",)
+
+    def __init__(self, skipped: Any) -> None:
+        self.skipped = skipped
+
+
 # What to do next, and no value.
-CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router, Failed)
+CONTROL: Final = (Jump, TailCall, LazyResult, MappedLazyResult, Router, Failed, Omitted)
 
 
 class Call:
@@ -255,6 +287,11 @@ class Flight:
         """Those who wait for it may have `value`."""
         self.value = value
         self.has_value = True
+
+
+def is_gone(place: Place) -> bool:
+    """Whether the scope that a place is in is over, so that nothing starts there any more."""
+    return place.scope is not None and place.scope.is_over
 
 
 def add_causes(place: Place, index: int, error: BaseException) -> None:

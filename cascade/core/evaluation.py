@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio import current_time
 
 from cascade.amounts import checked_amount
-from cascade.core.calls import Call, Failed, add_causes, is_control
+from cascade.core.calls import Call, Failed, Omitted, add_causes, is_control
 from cascade.core.feeds import feed_of
 from cascade.core.items import MapItems
 from cascade.core.recovery import recover, wrapped
+from cascade.core.scopes import evaluate
 from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace, Strategy
 from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
@@ -184,22 +185,24 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _begin(self, on_end: Callable[[Any], None]) -> None:
         self._on_end = on_end
-        self._strategy.going_on[self] = None
+        self._strategy.hold(self)
 
     def _end(self, value: Any) -> None:
         """The target is settled: report what was pruned, tear down, and pass the value on."""
         self._report_pruned()
         on_end, self._on_end = self._on_end, _not_begun
         self._trampoline = None  # which may go on with this evaluation as the home of a loop
-        self._strategy.going_on.pop(self, None)
+        self._strategy.drop(self)
         if self._holdings:
-            self._strategy.run.spawn(lambda: self._close_then(on_end, value))
+            self._strategy.run.spawn(lambda: self._close_then(on_end, value), self.scope)
         else:
             on_end(value)
 
     async def _close_then(self, on_end: Callable[[Any], None], value: Any) -> None:
         assert self._holdings is not None
-        await self._strategy.run.resources.close_step(self._holdings)
+        interruption = await self._strategy.run.resources.close_step(self._holdings)
+        if interruption is not None:
+            raise interruption
         on_end(value)
         self._strategy.propagate()
 
@@ -264,7 +267,7 @@ class PlannedEvaluation(EvaluationPlace):
         if ready is not None:
             self._settle(slot.index, ready.value)
         else:
-            run.spawn(lambda: self._obtain(slot, holdings))
+            run.spawn(lambda: self._obtain(slot, holdings), self.scope)
 
     async def _obtain(self, slot: Slot, holdings: Holdings) -> None:
         registry = self._strategy.run.resources.providers
@@ -277,6 +280,8 @@ class PlannedEvaluation(EvaluationPlace):
         """Where the step resources of this evaluation are held, made when there is one."""
         if self._holdings is None:
             self._holdings = self._strategy.run.resources.of_step()
+            if self.scope is not None:
+                self.scope.steps[self._holdings] = None
         return self._holdings
 
     # Nodes
@@ -286,7 +291,7 @@ class PlannedEvaluation(EvaluationPlace):
         path = " -> ".join(self.path(slot.index))
         run = self._strategy.run
         add_causes(self, slot.index, error)
-        run.fail(error, f"in {slot.kind} {slot.name!r} ({path}), of run {run.id}")
+        (self.scope or run).fail(error, f"in {slot.kind} {slot.name!r} ({path}), of run {run.id}")
 
     def _amounts(self, slot: Slot) -> dict[str, Any]:
         amounts = {
@@ -335,6 +340,8 @@ class PlannedEvaluation(EvaluationPlace):
         trampoline = self._trampoline
         if control.__class__ is Failed:
             self._recover(call.slot, control)
+        elif control.__class__ is Omitted:
+            self._skip(call.slot, control.skipped)
         elif trampoline is not None and call.index == self._tail:
             if call.slot.after:
                 self._keep_predecessors(call.slot)
@@ -406,6 +413,12 @@ class PlannedEvaluation(EvaluationPlace):
             self._skip(slot, value)
         else:
             self._conclude(slot, value)
+
+    # Groups
+
+    async def attempt(self, call: Call) -> Any:
+        """What an attempt of a group, or of a first, here comes to."""
+        return await evaluate(self, call)
 
     # Failures that policies answer
 
@@ -524,6 +537,8 @@ class PlannedEvaluation(EvaluationPlace):
         shape = self.data[~slot.data] if slot.data else None
         for position, member in enumerate(members):
             if member.__class__ is Skipped:
+                if self._around is not None and slot.index == self._plan.root:
+                    return member  # of a scope, which asks why
                 reason = self._reason_through(slot.members[position], member)
                 return member.because(reason, f"member {position}")
         if self.structure.resources and deferred_names(members):

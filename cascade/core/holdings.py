@@ -383,12 +383,16 @@ class Resources:
         self._open[holdings] = None
         return holdings
 
-    async def close_step(self, holdings: Holdings) -> None:
-        """Tear down what an evaluation held, now that it is over."""
-        interruption = await holdings.close(None)
+    async def close_step(
+        self, holdings: Holdings, failure: BaseException | None = None
+    ) -> BaseException | None:
+        """Tear down what an evaluation held, now that it is over, or its scope is, by `failure`.
+
+        The answer is what cancelled this task meanwhile.
+        """
+        interruption = await holdings.close(failure)
         self._open.pop(holdings, None)
-        if interruption is not None:
-            raise interruption
+        return interruption
 
     async def close(self, failure: BaseException | None) -> BaseException | None:
         """Tear down all of them, the innermost first, telling them what the run ended with.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cascade.core.calls import is_gone
 from cascade.core.evaluation import PlannedEvaluation
 from cascade.core.strategy import NO_OVERRIDES, Strategy
 from cascade.core.trampoline import Trampoline
@@ -99,10 +100,12 @@ class Interpretation(Strategy):
         """Follow one value up, or else one demand down."""
         if self.settled:
             evaluation, index = self.settled.pop()
-            evaluation.spread(index)
+            if not is_gone(evaluation):
+                evaluation.spread(index)
         elif self.demanded:
             evaluation, index = self.demanded.pop()
-            evaluation.demand(index)
+            if not is_gone(evaluation):
+                evaluation.demand(index)
         else:
             return False
         return True
@@ -438,7 +441,7 @@ class Evaluation(PlannedEvaluation):
             self._settle(slot.index, value)
             self._interpretation.propagate()
 
-        self._interpretation.run.spawn(recorded)
+        self._interpretation.run.spawn(recorded, self.scope)
 
 
 class _Listener:

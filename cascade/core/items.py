@@ -81,13 +81,13 @@ class MapItems(Place):
         self._constants = constants
         self._amounts = amounts
         self._resources = deferred_names(constants.values())
-        self._strategy.going_on[self] = None
+        self._strategy.hold(self)
         if feed.length is not None:
             self._results = [None] * feed.length
             if run.activity is not None:
                 run.activity.mapped(self._slot.name, feed.length)
         if isinstance(feed, AsyncFeed):
-            run.spawn(partial(self._read, feed))
+            run.spawn(partial(self._read, feed), self.scope)
         else:
             self._go_on()
 
@@ -109,7 +109,7 @@ class MapItems(Place):
         When the slice of time is over, the rest follows later.
         """
         feed = self._feed
-        if feed is None:
+        if feed is None or is_gone(self):
             return
         slice_end = end_of_slice()
         while self._running < self._most and not feed.is_whole and not self._is_postponed:
@@ -211,7 +211,7 @@ class MapItems(Place):
         self._go_on()
 
     def _end(self) -> None:
-        self._strategy.going_on.pop(self, None)
+        self._strategy.drop(self)
         results, self._results = self._results, []
         self._feed = None
         self._evaluation.settle_map(self._slot, self._skipped or results)

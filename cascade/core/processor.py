@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, current_token
 
-from cascade.core.calls import Call, Failed, Flight, is_control
+from cascade.core.calls import Call, Failed, Flight, is_control, is_gone
 from cascade.core.cancellation import has_ended, is_being_cancelled, requests
 from cascade.errors import DeadlockError, TaskTimeoutError
 from cascade.events import (
@@ -112,6 +112,7 @@ class Processor:
         slot = call.slot
         return (
             slot.cache is None
+            and slot.inner is None
             and slot.retry is None
             and not slot.recovers
             and slot.task.mode == "inline"  # asyncio's own cancellation would not wait for others
@@ -272,7 +273,7 @@ class Processor:
             await checkpoint()
 
     async def _attempt(self, call: Call) -> Any:
-        if self._run.is_over or not self.is_admitted(call):
+        if self._is_over(call) or not self.is_admitted(call):
             return AGAIN
         in_turn = self._asks_in_turn(call)  # then it starts in its turn, too
         if call.ticket is not None and not in_turn and not self._start(call):
@@ -318,7 +319,7 @@ class Processor:
     async def _bounded(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         seconds = call.slot.timeout
         if seconds is None:
-            if call.slot.task.is_async and self._executor is None:
+            if call.slot.task.is_async and self._executor is None and call.slot.inner is None:
                 return await call.slot.task.func(*args, **kwargs)
             return await self._invoke(call, args, kwargs)
         deadline = current_time() + seconds
@@ -338,6 +339,8 @@ class Processor:
         raise TaskTimeoutError(call.slot.name, seconds)
 
     async def _invoke(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if call.slot.inner is not None:
+            return await call.place.attempt(call)
         if self._executor is None:
             return await call_locally(call.slot.task, args, kwargs)
         return await self._executor.execute(call.place.node(call.index), args, kwargs)
@@ -413,13 +416,17 @@ class Processor:
 
     # Steps of both paths
 
+    def _is_over(self, call: Call) -> bool:
+        """Whether nothing starts any more where the call stands."""
+        return self._run.is_over or is_gone(call.place)
+
     def _pause_before_retry(self, call: Call, error: BaseException) -> float | None:
         """Seconds until the next attempt, which is announced; None if there is none."""
         retry = call.slot.retry
         if (
             retry is None
             or call.attempt >= retry.max_attempts
-            or self._run.is_over
+            or self._is_over(call)
             or is_being_cancelled()
             or self._run.is_cancelled_by(error)
             or not retry.matches(error)
@@ -439,6 +446,8 @@ class Processor:
         """What its node goes on with after the last attempt of a call, if a policy answers it."""
         slot = call.slot
         if not slot.recovers or is_being_cancelled() or self._run.is_cancelled_by(error):
+            return None
+        if self._is_over(call):
             return None
         return self.answer(slot, call.task_id, error)
 
@@ -509,9 +518,14 @@ class Processor:
         """Whether the call has to ask before it starts."""
         return bool(call.amounts) or self._gate.limits(call.slot.name)
 
+    def _session(self, call: Call) -> Session:
+        """Who asks at the gate: the scope that the call stands in, or the run."""
+        scope = call.place.scope
+        return self._run.session if scope is None else scope.session
+
     def admit_now(self, call: Call) -> bool:
         """Whether the call is admitted at once, and so starts; nothing is asked for otherwise."""
-        ticket = self._gate.start_now(self._run.session, call.slot.name, call.amounts)
+        ticket = self._gate.start_now(self._session(call), call.slot.name, call.amounts)
         if ticket is None:
             return False
         if ticket is not FREE:
@@ -527,7 +541,7 @@ class Processor:
         return self._ask(call, resume).reason is None
 
     def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
-        ticket = self._gate.ask(self._run.session, call.slot.name, call.amounts, resume)
+        ticket = self._gate.ask(self._session(call), call.slot.name, call.amounts, resume)
         if ticket is not FREE:
             call.ticket = ticket
         if ticket.parked and self._bus.listens(TaskBlocked):
@@ -552,12 +566,12 @@ class Processor:
         To be called in the task in which the call goes on.
         """
         if call.ticket is not None:
-            AROUND.set((*self._run.session.around, call.ticket))
+            AROUND.set((*self._session(call).around, call.ticket))
 
     def give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""
         if call.ticket is not None:
-            self._gate.let_go(self._run.session, call.ticket)
+            self._gate.let_go(self._session(call), call.ticket)
             call.ticket = None
 
     # The cache

@@ -82,7 +82,7 @@ class Handling(Place):
     def start(self, then: Callable[[Any], None]) -> None:
         """Call the handler once what it injects is there; `then` gets its value."""
         self._then = then
-        self._strategy.going_on[self] = None
+        self._strategy.hold(self)
         needed = open_slots(self._slot, self._given)
         self._evaluation.when_settled(needed, self._begin)
 
@@ -116,7 +116,7 @@ class Handling(Place):
 
     def settle_from(self, index: int, value: Any, *, is_own: bool = False) -> None:
         """The handler has its value."""
-        self._strategy.going_on.pop(self, None)
+        self._strategy.drop(self)
         self._trampoline = None
         then, self._then = self._then, _ignore
         then(value)

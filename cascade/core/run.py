@@ -31,7 +31,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from cascade.core.activity import Activity
-from cascade.core.calls import Call, Place, add_causes
+from cascade.core.calls import Call, Place, Scope, add_causes, is_gone
 from cascade.core.cancellation import (
     Caller,
     has_ended,
@@ -40,6 +40,7 @@ from cascade.core.cancellation import (
     leave_requests_behind,
     requests,
 )
+from cascade.core.failures import Failing
 from cascade.core.holdings import Resources
 from cascade.core.pace import BATCH, SLICE, end_of_slice
 from cascade.core.processor import AGAIN, Processor
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cascade")
 
-MOST_NOTES: Final = 20  # on the failure of a run, about those that came after it
 _NO_RESULT: Final = object()  # of a run that has not finished
 
 
@@ -80,7 +80,7 @@ class Stretch(Protocol):
     def interpret(self) -> None: ...
 
 
-class Run:
+class Run(Failing):
     """What all evaluations of one run share: driver, failure, inputs, resources, steps allowed."""
 
     def __init__(
@@ -97,9 +97,7 @@ class Run:
         self.resources = Resources(self, services, resources or services.resources)
         self.max_steps = max_steps
         self.session: Session
-        self.failure: BaseException | None = None
-        self.is_over = False
-        self._later_failures: list[BaseException] = []  # in its notes, so many at most
+        super().__init__()
         self.result: Any = _NO_RESULT
         on_run = services.on_run
         self.activity = None if on_run is None else Activity(self.id, on_run)
@@ -112,7 +110,7 @@ class Run:
         self._paused: list[tuple[float, int, Call]] = []  # a heap: when each goes on
         self._pauses = count()
         self._alarm: CancelScope | None = None  # of the one task that sleeps for all of them
-        self._spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._spawned: list[tuple[Callable[[], Coroutine[Any, Any, None]], Scope | None]] = []
         self.slice_end = end_of_slice()
         self._batch = BATCH
         self._tasks = 0  # of the work group, and whatever the driver awaits itself
@@ -189,6 +187,8 @@ class Run:
 
     def make_ready(self, call: Call) -> None:
         """`call` may start as soon as it is first in plan order."""
+        if is_gone(call.place):
+            return
         if call.turn is not None or self.processor.is_direct(call):
             self._inline.push(call.place, call.rank, call)
         else:
@@ -197,6 +197,8 @@ class Run:
 
     def enqueue(self, loop: Stretch) -> None:
         """The loop may go on as soon as it is first in plan order."""
+        if is_gone(loop.place):
+            return
         queue = self._starting if loop.is_async else self._inline
         queue.push(loop.place, loop.rank, loop)
         self._wake_up()
@@ -217,22 +219,6 @@ class Run:
         self.result = result
         self.is_over = True
         self._wake_up()
-
-    def fail(self, error: BaseException, note: str) -> None:
-        """The first failure ends the run; what comes after is told in its notes."""
-        if self.failure is None:
-            add_note(error, note)
-            self.failure = error
-            self.stop()
-        elif error is not self.failure and not self._is_noted(error):
-            self._later_failures.append(error)
-            add_note(error, note)
-            add_note(self.failure, f"meanwhile {error_text(error)} ({note})")
-
-    def _is_noted(self, later: BaseException) -> bool:
-        """Whether a failure after the first is in the notes already, or they are full."""
-        noted = self._later_failures
-        return len(noted) >= MOST_NOTES or any(later is error for error in noted)
 
     def _end_by_subscriber(self, error: BaseException) -> None:
         """A subscriber raised what is for the whole program: the run is torn down, and ends so."""
@@ -259,12 +245,13 @@ class Run:
         self._wake_up()
 
     def call_failed(self, call: Call, error: BaseException) -> None:
-        """A call failed for good."""
-        if len(self._later_failures) >= MOST_NOTES:
+        """A call failed for good, which ends the scope that it stands in."""
+        failing = call.place.scope or self
+        if failing.has_enough_notes:
             return
         path = " -> ".join(call.place.path(call.index))
         add_causes(call.place, call.index, error)
-        self.fail(
+        failing.fail(
             error,
             f"in task {call.slot.name!r} ({call.task_id}), attempt {call.attempt}, "
             f"of run {self.id}; its path to the target: {path}",
@@ -298,16 +285,24 @@ class Run:
                 self.make_ready(heappop(self._paused)[2])
             self._alarm = CancelScope(deadline=self._paused[0][0]) if self._paused else None
 
-    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `function` in a task of its own; what it raises fails the run."""
-        self._spawned.append(function)
+    def spawn(
+        self, function: Callable[[], Coroutine[Any, Any, None]], scope: Scope | None = None
+    ) -> None:
+        """Run `function` in a task of its own; what it raises fails the run, or the `scope`."""
+        self._spawned.append((function, scope))
         self._wake_up()
+
+    def start_spawned_of(self, scope: Scope) -> None:
+        """What was spawned for a scope that ends has to begin, to give up what it has."""
+        own = [each for each in self._spawned if each[1] is scope]
+        self._spawned = [each for each in self._spawned if each[1] is not scope]
+        self._start(own, scope.tasks)
 
     def spawn_call(
         self, call: Call, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
     ) -> None:
         """Go on with `call` in a task of its own."""
-        self.spawn(lambda: self._guard_call(call, function, *args))
+        self.spawn(lambda: self._guard_call(call, function, *args), call.place.scope)
 
     # The driver
 
@@ -437,6 +432,8 @@ class Run:
         run_inline = self.processor.run_inline
         while queue and not self._starting and not self._spawned and not self.is_over:
             call = queue.pop()
+            if is_gone(call.place):
+                continue
             if call.__class__ is Call:
                 try:
                     run_inline(call)
@@ -473,9 +470,17 @@ class Run:
 
     def _start_spawned(self, work: TaskGroup) -> None:
         spawned, self._spawned = self._spawned, []
-        for function in spawned:
+        self._start(spawned, work)
+
+    def _start(
+        self,
+        spawned: list[tuple[Callable[[], Coroutine[Any, Any, None]], Scope | None]],
+        work: TaskGroup,
+    ) -> None:
+        for function, scope in spawned:
             self._tasks += 1
-            work.start_soon(self._guard_task, function)
+            tasks = work if scope is None else scope.tasks
+            tasks.start_soon(self._guard_task, function, scope)
 
     async def _start_all(self, work: TaskGroup) -> None:
         """Start what may suspend, in plan order, and let each get as far as it can at once."""
@@ -494,7 +499,7 @@ class Run:
         for _ in range(min(self._batch, len(self._starting))):
             call = self._next_to_start()
             if call is not None:
-                work.start_soon(self._carry_out, call)
+                tasks_of(call.place, work).start_soon(self._carry_out, call)
         await checkpoint()
         held = max(perf_counter() - began, 1e-6)
         self._batch = max(1, min(BATCH, int(self._batch * SLICE / held)))
@@ -502,6 +507,8 @@ class Run:
     def _next_to_start(self) -> Any:
         """The first that gets a task of its own, or None if it gets none."""
         call = self._starting.pop()
+        if is_gone(call.place):
+            return None
         if call.__class__ is not Call and call.is_mixed:
             call.interpret()
             return None
@@ -514,7 +521,8 @@ class Run:
         while self._starting and not self.is_over:
             call = self._next_to_start()
             if call is not None:
-                work.start_soon(self._carry_out_after_next, call, work, all_started)
+                tasks = tasks_of(call.place, work)
+                tasks.start_soon(self._carry_out_after_next, call, work, all_started)
                 return
         all_started.set()
 
@@ -529,7 +537,7 @@ class Run:
 
     async def _carry_out(self, call: Any, *, is_alone: bool = False) -> None:
         try:
-            if self.is_over:
+            if self.is_over or is_gone(call.place):
                 return
             if call.__class__ is Call:
                 value = await self.processor.process(call)
@@ -541,7 +549,7 @@ class Run:
                     await self.leave_requests_behind()
         except BaseException as error:
             own = call if call.__class__ is Call else None
-            if self._goes_on(error, own, is_alone=is_alone):
+            if self._goes_on(error, own, call.place.scope, is_alone=is_alone):
                 raise
         finally:
             self._tasks -= 1
@@ -552,19 +560,23 @@ class Run:
         try:
             await function(*args)
         except BaseException as error:
-            if self._goes_on(error, call, is_alone=False):
+            if self._goes_on(error, call, call.place.scope, is_alone=False):
                 raise
 
-    async def _guard_task(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _guard_task(
+        self, function: Callable[[], Coroutine[Any, Any, None]], scope: Scope | None
+    ) -> None:
         try:
             await function()
         except BaseException as error:
-            if self._goes_on(error, None, is_alone=False):
+            if self._goes_on(error, None, scope, is_alone=False):
                 raise
         finally:
             self._tasks -= 1
 
-    def _goes_on(self, error: BaseException, call: Call | None, *, is_alone: bool) -> bool:
+    def _goes_on(
+        self, error: BaseException, call: Call | None, scope: Scope | None, *, is_alone: bool
+    ) -> bool:
         """Whether `error`, with which a task ends, is its cancellation; all else is told here.
 
         A group whose scope is cancelled needs no telling: anyio would keep what it is told, with
@@ -572,11 +584,12 @@ class Run:
         """
         if self.is_cancelled_by(error):
             return is_alone or not is_cancellation(error)
-        if is_being_cancelled() and self.failure is None:
+        failing = scope or self
+        if is_being_cancelled() and failing.failure is None:
             # The run is being cancelled from outside, and that is what it ends with.
             logger.error("a task failed while run %s was cancelled", self.id, exc_info=error)
         elif call is None:
-            self.fail(error, f"in run {self.id}")
+            failing.fail(error, f"in run {self.id}")
         else:
             self.call_failed(call, error)
         return False
@@ -598,6 +611,11 @@ class Run:
         if self.activity is not None:
             self.activity.end(status, now)
         self.bus.publish(RunFinished(self.id, now, status, now - started, error))
+
+
+def tasks_of(place: Place, work: TaskGroup) -> TaskGroup:
+    """Where what stands at `place` is started: in the group of its scope, or in that of the run."""
+    return work if place.scope is None else place.scope.tasks
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -88,6 +88,14 @@ class Strategy:
             place, _ = self.going_on.popitem()
             place.release()
 
+    def hold(self, place: Place) -> None:
+        """The place holds values from now on, its scope, or the run, being over at the latest."""
+        (self.going_on if place.scope is None else place.scope.places)[place] = None
+
+    def drop(self, place: Place) -> None:
+        """The place holds none any more."""
+        (self.going_on if place.scope is None else place.scope.places).pop(place, None)
+
     def is_prepared(
         self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
     ) -> bool:

@@ -36,7 +36,10 @@ NodeKind = Literal["task", "map", "group", "first"]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A task call, a map, a group or a `first` of the graph. `id` is `name#k`, k the position in plan order."""
+    """A task call, a map, a group or a `first` of the graph.
+
+    `id` is `name#k`, k the position in plan order.
+    """
 
     id: str
     name: str

@@ -602,6 +602,10 @@ class Builder:
                 return cs.Router(
                     routes={key: self.part(route) for key, route in node.routes}, **args
                 )
+            case "group":
+                return self.chained(cs.group(args["0"]), node.chain)
+            case "first":
+                return self.chained(cs.first(*args.values()), node.chain)
             case "sequence":
                 return cs.sequence([self.built[index] for index in node.members])
             case "pipeline":

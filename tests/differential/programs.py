@@ -131,6 +131,7 @@ CONSTRUCTS = (
     *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
     *(f"retry on {on}" for on in ON),
     *(f"retry delay {delay}" for delay in DELAYS),
+    *("group", "first", "route to group", "route to first"),
     *("fallback", "fallback literal", "fallback expression", "settled", "fallback of a map"),
     *(f"handler {name}" for name in HANDLERS),
     *("cache", "cache memory", "cache tiny", "cache bad put", "cache bad get", "cache forgets"),
@@ -264,8 +265,10 @@ class Drawing:
             return self.add(self.call())
         if kind < 78:
             return self.add(self.mapped())
-        if kind < 89:
+        if kind < 87:
             return self.add(self.router())
+        if kind < 91:
+            return self.add(self.scope())
         if kind < 94:
             self.mark("sequence")
             fresh = sorted({self.new_node(task=True) for _ in range(1 + self.choose(3))})
@@ -490,17 +493,26 @@ class Drawing:
             args.append(("default", self.part(1)))
         return Node("router", args=tuple(args), routes=tuple(routes))
 
+    def scope(self) -> Node:
+        """A group, or the first of several."""
+        kind = self.one(("group", "group", "first"))
+        self.mark(kind)
+        count = 1 if kind == "group" else 1 + self.choose(3)
+        args = tuple((str(number), self.part(1)) for number in range(count))
+        return Node(kind, args=args, chain=self.chain(f"co {kind}", (0, (), kind)))
+
     # Chain methods
 
     def chain(self, task: str, do: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
         found: list[tuple[Any, ...]] = []
         is_native = any(type(deed) is tuple and deed[0] == "native" for deed in do[1])
-        if self.chance(70 if do[2] == "flaky" else 30 if is_native else 6):
+        is_scope = do[2] in ("group", "first")
+        if self.chance(70 if do[2] == "flaky" else 30 if is_native or is_scope else 6):
             found.append(self.retry())
         if task.startswith(("co", "item_co")) and self.chance(10):
             self.mark("timeout")
             found.append(("timeout", self.one((2.25, 0.25, 5.25))))
-        if self.chance(7):
+        if self.chance(7) and "group" not in task and "first" not in task:
             self.mark("cache")
             # What forgets gives hits by chance if several nodes or items share it, as those do
             # that items of a map return or make a tail call to; see `remembering`.
@@ -510,7 +522,7 @@ class Drawing:
             found.append(("cache", kind))
         if self.flavour == "contended" and self.chance(25):
             found.append(self.amounts())
-        may_fail = do[2] in ("raise", "flaky") or is_native
+        may_fail = do[2] in ("raise", "flaky", "group", "first") or is_native
         if self.chance(40 if may_fail else 6):
             found.append(self.fallback())
         if self.chance(25 if may_fail else 5):
