@@ -9,6 +9,7 @@ is withdrawn; then the attempt has its value, or fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -36,6 +37,9 @@ async def evaluate(home: EvaluationPlace, call: Call) -> Any:
     refs = [ref for ref in home.structure.selectors[inner].values() if ref is not None]
     if call.slot.task.kind == "group":
         return await _group(home, call, refs[0])
+    for ref in refs:
+        if ref < 0:  # it has its value before anything runs
+            return home.data[~ref][0]
     return await _First(home, call, refs).winner()
 
 
@@ -78,8 +82,11 @@ class EvaluationScope(Place, Failing):
         self._ended = Event()
         self._result: Any = None
 
-    async def value(self) -> Any:
-        """What the evaluation comes to, or the Skipped it is. Raises what it fails with."""
+    async def value(self, begun: Callable[[], None] | None = None) -> Any:
+        """What the evaluation comes to, or the Skipped it is. Raises what it fails with.
+
+        `begun` is called once what it demands first may start.
+        """
         if self._ref < 0:
             return self._home.data[~self._ref][0]
         run = self._home.strategy.run
@@ -92,7 +99,10 @@ class EvaluationScope(Place, Failing):
             try:
                 async with anyio.create_task_group() as self.tasks:
                     try:
-                        await self._carry_out()
+                        await self._begin()
+                        if begun is not None:
+                            begun()
+                        await self._ended.wait()
                     finally:
                         run.start_spawned_of(self)
                         self.stop()
@@ -112,7 +122,7 @@ class EvaluationScope(Place, Failing):
             self._let_go()
             del interruption
 
-    async def _carry_out(self) -> None:
+    async def _begin(self) -> None:
         strategy, structure = self._home.strategy, self._home.structure
         try:
             if not strategy.is_prepared(structure, self._ref, True, NO_OVERRIDES):
@@ -126,7 +136,6 @@ class EvaluationScope(Place, Failing):
             if is_cancellation(error):
                 raise
             self.fail(error, f"in {self.local_id(0)}, of run {strategy.run.id}")
-        await self._ended.wait()
 
     def anchor(self) -> tuple[Place, int, int]:
         """Where the evaluation stands."""
@@ -189,11 +198,11 @@ class _First:
     """Alternatives at the same time, until one of them has a value."""
 
     def __init__(self, home: EvaluationPlace, call: Call, refs: list[int]) -> None:
+        self._name = call.slot.name
         self._scopes = [
             EvaluationScope(home, call, ref, f"[{number}]", self._won)
             for number, ref in enumerate(refs)
         ]
-        self._name = call.slot.name
         self._winner: EvaluationScope | None = None
         self._value: Any = None
         self._failures: dict[int, Exception] = {}
@@ -203,9 +212,8 @@ class _First:
     async def winner(self) -> Any:
         """The first value. Raises the failures of all, in the order given."""
         async with anyio.create_task_group() as self._tasks:
-            for number, scope in enumerate(self._scopes):
-                self._tasks.start_soon(self._try, number, scope)
-        fatal = [e for e in self._failures.values() if isinstance(e, CascadeError) and e.ends_run]
+            self._start(0)
+        fatal = [error for error in self._failures.values() if _ends_run(error)]
         if fatal:
             raise fatal[0]
         if self._winner is not None:
@@ -216,24 +224,27 @@ class _First:
         assert self._skipped is not None
         return Omitted(self._skipped.because(BY_DATA, "expression"))
 
-    async def _try(self, number: int, scope: EvaluationScope) -> None:
+    def _start(self, number: int) -> None:
+        """Start an alternative, which starts the next: so they begin in order on any event loop."""
+        if number < len(self._scopes) and self._winner is None:
+            self._tasks.start_soon(self._try, number, partial(self._start, number + 1))
+
+    async def _try(self, number: int, start_next: Callable[[], None]) -> None:
+        scope = self._scopes[number]
         try:
-            value = await scope.value()
+            value = await scope.value(start_next)
         except Exception as error:
             if is_cancellation(error):
                 raise
             self._failures[number] = error
-            if isinstance(error, CascadeError) and error.ends_run:
+            if _ends_run(error):
                 self._tasks.cancel_scope.cancel()
             return
         if isinstance(value, Skipped):
             self._skipped = self._skipped or value
-            return
-        if self._winner is None:  # a literal has no evaluation that tells
-            self._winner = scope
-        if self._winner is scope:
+        elif self._winner is scope:
             self._value = value
-        self._tasks.cancel_scope.cancel()
+            self._tasks.cancel_scope.cancel()
 
     def _won(self, scope: EvaluationScope) -> None:
         """From here on, no attempt of another alternative starts."""
@@ -243,3 +254,7 @@ class _First:
         for other in self._scopes:
             if other is not scope:
                 other.is_over = True
+
+
+def _ends_run(error: Exception) -> bool:
+    return isinstance(error, CascadeError) and error.ends_run

@@ -497,7 +497,8 @@ class Drawing:
         """A group, or the first of several."""
         kind = self.one(("group", "group", "first"))
         self.mark(kind)
-        count = 1 if kind == "group" else 1 + self.choose(3)
+        # What awaits may have its value at one instant with others, and any of them is the first.
+        count = 1 + self.choose(3) if kind == "first" and self.flavour == "inline" else 1
         args = tuple((str(number), self.part(1)) for number in range(count))
         return Node(kind, args=args, chain=self.chain(f"co {kind}", (0, (), kind)))
 
