@@ -165,3 +165,21 @@ def parse_rate(rate: object) -> Fraction:
             'write starts per second, or "10/s", "30/m", "5/h"'
         )
     return Fraction(value) / seconds
+
+
+class GroupName(str):
+    """The name under which a group asks: no constraint of the scope "global" matches it.
+
+    Whatever runs in the group is counted by itself. As a key it is no task's name.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GroupName) and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return ~super().__hash__()

@@ -45,7 +45,8 @@ PAGES = (
         (
             *("task", "Task", "LazyResult", "MappedLazyResult", "unmapped", "lazily", "Router"),
             *("Param", "Env"),
-            *("parameters", "sequence", "pipeline", "bind", "select_jump", "JumpSelector"),
+            *("parameters", "sequence", "pipeline", "group", "first"),
+            *("bind", "select_jump", "JumpSelector"),
             *("Jump", "TailCall", "RetryPolicy", "Outcome"),
             *("CachePolicy", "Hit", "InMemoryCache", "FileExistenceCache"),
         ),

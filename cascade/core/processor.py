@@ -219,7 +219,7 @@ class Processor:
         if has_asked or not self._is_gated(call):
             return False
         try:
-            is_denied = not self._asking and self._gate.denies(call.slot.name, call.amounts)
+            is_denied = not self._asking and self._gate.denies(call.slot.gate_name, call.amounts)
         except ValueError:
             is_denied = False  # it fails when it asks
         if is_denied:
@@ -516,7 +516,7 @@ class Processor:
 
     def _is_gated(self, call: Call) -> bool:
         """Whether the call has to ask before it starts."""
-        return bool(call.amounts) or self._gate.limits(call.slot.name)
+        return bool(call.amounts) or self._gate.limits(call.slot.gate_name)
 
     def _session(self, call: Call) -> Session:
         """Who asks at the gate: the scope that the call stands in, or the run."""
@@ -525,7 +525,7 @@ class Processor:
 
     def admit_now(self, call: Call) -> bool:
         """Whether the call is admitted at once, and so starts; nothing is asked for otherwise."""
-        ticket = self._gate.start_now(self._session(call), call.slot.name, call.amounts)
+        ticket = self._gate.start_now(self._session(call), call.slot.gate_name, call.amounts)
         if ticket is None:
             return False
         if ticket is not FREE:
@@ -541,7 +541,7 @@ class Processor:
         return self._ask(call, resume).reason is None
 
     def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
-        ticket = self._gate.ask(self._session(call), call.slot.name, call.amounts, resume)
+        ticket = self._gate.ask(self._session(call), call.slot.gate_name, call.amounts, resume)
         if ticket is not FREE:
             call.ticket = ticket
         if ticket.parked and self._bus.listens(TaskBlocked):

@@ -81,6 +81,7 @@ class EvaluationScope(Place, Failing):
         self._children: dict[EvaluationScope, None] = {}
         self._ended = Event()
         self._result: Any = None
+        self.execution = (call.attempt,)  # which one it is of the group
 
     async def value(self, begun: Callable[[], None] | None = None) -> Any:
         """What the evaluation comes to, or the Skipped it is. Raises what it fails with.

@@ -22,6 +22,7 @@ from itertools import accumulate, islice
 from sys import intern
 from typing import Any, Final
 
+from cascade.amounts import GroupName
 from cascade.errors import CycleError
 from cascade.graph.slices import STEPS, Shared, Work, pieces, whole
 from cascade.workflow.retry import Catch, RetryPolicy
@@ -98,6 +99,7 @@ class Slot:
         "default",
         "fallback",
         "fallback_on",
+        "gate_name",
         "handler",
         "index",
         "inner",
@@ -159,6 +161,7 @@ class Slot:
             refs = (*refs, *[ref for _, ref in self.kwargs])
         self.argument_slots = _slots_among(refs)
         self.amount_slots = tuple([ref for _, kind, ref in self.amounts if kind is None])
+        self.gate_name = self.name if self.inner is None else GroupName(self.name)
         self.recovers = self.fallback_on is not None or self.settled_on is not None
         self.parts = self._parts()
 

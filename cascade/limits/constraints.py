@@ -15,7 +15,7 @@ from fractions import Fraction
 from operator import index
 from typing import Any, Literal, Protocol
 
-from cascade.amounts import Exact, exact, parse_rate
+from cascade.amounts import Exact, GroupName, exact, parse_rate
 
 ConstraintType = Literal["pause", "concurrency", "rate_limit"]
 
@@ -83,8 +83,8 @@ def parse_scope(scope: object) -> Callable[[str], object]:
     return re.compile(translate(pattern)).match
 
 
-def _everything(_name: str) -> bool:
-    return True
+def _everything(name: str) -> bool:
+    return not isinstance(name, GroupName)
 
 
 def checked(constraint: GlobalConstraint) -> GlobalConstraint:

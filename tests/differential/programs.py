@@ -711,9 +711,9 @@ def remembering(nodes: list[Node], target: Part) -> list[Node]:
     """Caches that forget serve only nodes of which no two evaluations can overlap.
 
     Else it hangs on the order of independent tasks whether the second one finds something: what is
-    needed both within a loop and outside of it may be evaluated by both at once.
+    needed both within a loop, or a group, and outside of it may be evaluated by both at once.
     """
-    if all(node.bound is None for node in nodes):
+    if all(node.bound is None and node.kind not in ("group", "first") for node in nodes):
         return nodes
     users: dict[int, list[int]] = {index: [] for index in range(len(nodes))}
     for index in within(target):
