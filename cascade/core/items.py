@@ -8,7 +8,7 @@ from sys import maxsize
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from cascade.core.calls import Call, Failed, Holder, Place, is_control
+from cascade.core.calls import Call, Failed, Holder, Place, is_control, is_gone
 from cascade.core.feeds import AsyncFeed, Feed
 from cascade.core.pace import end_of_slice
 from cascade.core.recovery import recover, wrapped
