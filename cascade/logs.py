@@ -2,10 +2,12 @@
 
     DEBUG      attempts that start and finish, tasks that wait or are skipped, resources
     INFO       runs that start and end
-    WARNING    attempts that failed and are tried again, tasks that hold the event loop
+    WARNING    attempts that failed and are tried again, failures that a fallback or `.settled()`
+               answers, tasks that hold the event loop
     ERROR      runs that failed, with the traceback
 
-A task's last failure is the failure of its run, so it is logged once, as an error of the run.
+A task's last failure that nothing answers is the failure of its run, so it is logged once, as an
+error of the run.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from cascade.events import (
     TaskEvent,
     TaskExecutionFinished,
     TaskExecutionStarted,
+    TaskRecovered,
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
@@ -112,6 +115,11 @@ def _retrying(event: TaskRetrying) -> LogMessage:
     return logging.WARNING, message, (*tried, error_text(event.error))
 
 
+def _recovered(event: TaskRecovered) -> LogMessage:
+    message = "%s failed for good, and the run goes on: %s"
+    return logging.WARNING, message, (event.task_id, error_text(event.error))
+
+
 # Of each event, the highest level that it is logged with, and its line.
 _LINES: Final[dict[type[Event], tuple[int, Callable[[Any], LogMessage]]]] = {
     RunStarted: (logging.INFO, _run_started),
@@ -119,6 +127,7 @@ _LINES: Final[dict[type[Event], tuple[int, Callable[[Any], LogMessage]]]] = {
     TaskExecutionStarted: (logging.DEBUG, _attempt_started),
     TaskExecutionFinished: (logging.DEBUG, _attempt_finished),
     TaskRetrying: (logging.WARNING, _retrying),
+    TaskRecovered: (logging.WARNING, _recovered),
     TaskStalled: (logging.WARNING, lambda e: (logging.WARNING, "%s", (e.message,))),
     TaskBlocked: (
         logging.DEBUG,

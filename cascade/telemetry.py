@@ -13,8 +13,8 @@ driver of a run as well as from its tasks. So the open spans of a run are kept b
 parent is found there: an attempt's is the task, a task's is the nearest id around it that has a
 span, else the run, whose own is the span that was current when the run was started.
 
-No event says that a node is done. It is when an attempt succeeds or is cancelled; one that fails
-either is tried again or ends the run, so the span of a failed task waits for either.
+No event says that a node is done. It is when an attempt succeeds or is cancelled; one that fails is
+tried again, is recovered from, or ends the run, so the span of a failed task waits for these.
 
 A task of a loop has one id and a span for each iteration, open one at a time. What is kept of a
 span that has ended is its context, for those inside of it, and of the last `MOST_ENDED` only.
@@ -40,6 +40,7 @@ from cascade.events import (
     TaskEvent,
     TaskExecutionFinished,
     TaskExecutionStarted,
+    TaskRecovered,
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
@@ -67,7 +68,8 @@ def trace_runs(
 
     The provider is the global one by default. Ending it ends the spans that are open. Attributes
     are named `cascade.run.*`, `cascade.task.*` and `cascade.attempt.*`; parameters, arguments and
-    values are not recorded. Attempts and tasks that fail, and the run, have the status ERROR.
+    values are not recorded. Attempts and tasks that fail, and the run, have the status ERROR, but
+    for a task whose failure is answered.
     """
     tracer = trace.get_tracer("cascade", _version(), tracer_provider)
     runs: dict[str, _RunTrace] = {}
@@ -145,6 +147,7 @@ class _RunTrace:
             TaskBlocked: self._blocked,
             TaskExecutionStarted: self._attempt_started,
             TaskExecutionFinished: self._attempt_finished,
+            TaskRecovered: self._recovered,
             TaskRetrying: self._retrying,
             TaskSkipped: self._skipped,
             TaskStalled: self._stalled,
@@ -267,6 +270,16 @@ class _RunTrace:
             },
         )
 
+    def _recovered(self, event: TaskRecovered) -> None:
+        task = self._open.get(event.task_id)
+        about = _about(event.error)
+        if task is None or task.failure is None:  # of a loop, which is no attempt
+            self._span.add_event("recovered", {"cascade.task.id": event.task_id, **about})
+            return
+        task.span.add_event("recovered", about)
+        task.failure = None
+        self._end_task(event.task_id, task, "Recovered")
+
     def _stalled(self, event: TaskStalled) -> None:
         task = self._task(event)
         (task.attempt or task.span).add_event("stalled", {"cascade.stall.duration": event.duration})
@@ -276,9 +289,12 @@ def _record_error(span: Span, error: BaseException) -> None:
     try:
         span.record_exception(error)
     except Exception:  # it asks for the message, whose __str__ may raise
-        attributes = {"exception.type": type_name(type(error)), "exception.message": text_of(error)}
-        span.add_event("exception", attributes)
+        span.add_event("exception", _about(error))
     span.set_status(_status(error))
+
+
+def _about(error: BaseException) -> dict[str, str]:
+    return {"exception.type": type_name(type(error)), "exception.message": text_of(error)}
 
 
 def _status(error: BaseException) -> Status:

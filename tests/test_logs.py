@@ -81,6 +81,16 @@ def test_a_failure_is_an_error_of_the_run_and_told_once(run, records):
     assert isinstance(errors[0].exc_info[1], ConnectionError)
 
 
+def test_a_failure_that_is_answered_is_a_warning(run, records):
+    """It is told once, and is no error: the run succeeds."""
+    bus = cs.MessageBus()
+    cs.log_events(bus)
+    assert run(fetch(1, [1]).with_fallback([]), bus=bus) == []
+    assert [line for line in lines(records) if line[0] in ("WARNING", "ERROR")] == [
+        ("WARNING", "fetch#0 failed for good, and the run goes on: ConnectionError: reset")
+    ]
+
+
 def test_an_error_that_cannot_tell_itself_is_logged(run, records):
     """A line is logged by its type, if the `__str__` of the error raises."""
 

@@ -191,6 +191,35 @@ def test_a_failure_is_recorded_all_the_way_up(run, traced):
     assert task.end_time == attempt.end_time
 
 
+def test_a_failure_that_is_answered_is_one_of_its_attempts_only(run, traced):
+    """The task says that it recovered, and neither it nor the run is an error."""
+    nodes = [flaky(2)().with_retry(2, delay=1).with_fallback(work("b")), flaky(1)().settled()]
+    run(nodes, bus=traced.bus)
+    tasks = traced.named("unsure")
+    assert [span.name for span in traced.spans if span.status.status_code is StatusCode.ERROR] == [
+        "unsure attempt 1",
+        "unsure attempt 1",
+        "unsure attempt 2",
+    ]
+    assert [told(span)[-1] for span in tasks] == [("recovered", "reset")] * 2
+    assert [span.attributes["cascade.task.status"] for span in tasks] == ["Recovered"] * 2
+    assert traced.one("run list").attributes["cascade.run.status"] == "Succeeded"
+
+
+def test_a_loop_that_is_answered_is_told_by_the_run(run, traced):
+    """Reaching max_steps is no attempt's failure, so no task has a span for it."""
+
+    @cs.task
+    def forever(n: int = 0) -> Any:
+        return cs.TailCall((n + 1,))
+
+    assert run(forever().with_fallback(3), bus=traced.bus, max_steps=3) == 3
+    [event] = traced.one("run forever").events
+    assert event.name == "recovered"
+    assert event.attributes["cascade.task.id"] == "forever#0"
+    assert {span.status.status_code for span in traced.spans} == {StatusCode.UNSET}
+
+
 def test_an_error_that_cannot_tell_itself_is_recorded(run, traced):
     """Spans end with status ERROR, and name the type, if the `__str__` of the error raises."""
 

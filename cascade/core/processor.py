@@ -449,7 +449,10 @@ class Processor:
             return None
         if self._is_over(call):
             return None
-        return self.answer(slot, call.task_id, error)
+        failed = self.answer(slot, call.task_id, error)
+        if failed is not None and self._activity is not None:
+            self._activity.recovered(slot.name)
+        return failed
 
     def answer(self, slot: Slot, task_id: str, error: BaseException) -> Failed | None:
         """What a node, or an item of it, goes on with after a failure; it is published then."""
@@ -461,8 +464,6 @@ class Processor:
         if self._bus.listens(TaskRecovered):
             now = self._clock()
             self._bus.publish(TaskRecovered(self._run.id, now, task_id, slot.name, error))
-        if self._activity is not None:
-            self._activity.recovered(slot.name)
         return Failed(error, falls_back)
 
     def started(self, call: Call) -> None:

@@ -27,7 +27,14 @@ WIDEST: Final = 110  # columns of the table on a wide terminal
 MOST_ENDED: Final = 5  # runs that ended between two samples and are printed one by one
 MOST_NAMED: Final = 8  # tasks named in one plain line
 MOST_REASONS: Final = 5  # below the table, each in a line
-OPTIONAL: Final = {"waiting": "yellow", "retried": "yellow", "failed": "red", "cached": "cyan"}
+OPTIONAL: Final = {
+    "waiting": "yellow",
+    "retried": "yellow",
+    "recovered": "yellow",
+    "failed": "red",
+    "cached": "cyan",
+}
+COUNTED: Final = ("retried", "recovered", "failed", "cached")
 STYLES: Final = {None: "cyan", "Succeeded": "green", "Failed": "red", "Cancelled": "yellow"}
 
 
@@ -156,8 +163,8 @@ def _part(task: TaskReading | None, loop: LoopReading | None) -> str:
     if task.running:
         parts.append(f"{task.running:,} running")
     parts += [f"{count:,} waiting for {reason}" for reason, count in task.waits.items()]
-    counts = {"retried": task.retried, "failed": task.failed, "cached": task.cached}
-    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
+    counts = ((what, getattr(task, what)) for what in COUNTED)
+    parts += [f"{count:,} {what}" for what, count in counts if count]
     parts += filter(None, [_rate_of(task, loop)])
     if task.left is not None:
         parts.append(f"{duration_text(task.left)} left")

@@ -20,7 +20,10 @@ RESTING: Final = 2.0  # seconds without growth: what is not seen to run is at re
 
 @dataclass(frozen=True, slots=True)
 class TaskReading:
-    """The tasks of one name. `waits` says how many wait for what; `left` is in seconds."""
+    """The tasks of one name. `waits` says how many wait for what; `left` is in seconds.
+
+    A call that failed and is recovered from is done, and counted as `recovered` too.
+    """
 
     name: str
     done: int
@@ -28,6 +31,7 @@ class TaskReading:
     waits: Mapping[str, int]
     retried: int
     failed: int
+    recovered: int
     cached: int
     items: int
     items_done: int
@@ -131,7 +135,7 @@ class Reader:
         return reading
 
     def _task(self, name: str, task: TaskActivity, now: float) -> TaskReading:
-        done = task.succeeded + task.cached
+        done = task.succeeded + task.cached + task.recovered
         remaining = task.items - task.items_done
         is_over = self.activity.status is not None
         running = 0
@@ -149,7 +153,8 @@ class Reader:
             running=running,
             waits=waits,
             retried=task.retried,
-            failed=task.failed - task.retried,
+            failed=task.failed - task.retried - task.recovered,
+            recovered=task.recovered,
             cached=task.cached,
             items=task.items,
             items_done=task.items_done,

@@ -20,6 +20,7 @@ class Account:
     executions: list[Execution] = field(default_factory=list)
     attempts: int = 0
     failures: int = 0
+    recoveries: int = 0
     skips: int = 0
     inputs: float = 0.0
     parked: float = 0.0
@@ -36,6 +37,7 @@ class Account:
         self.executions.append(execution)
         self.attempts += execution.attempts
         self.failures += sum(span.status == "Failed" for span in execution.spans)
+        self.recoveries += execution.status == "Recovered"
         self.inputs += execution.start - execution.waited_since
         self.parked += execution.total(PARKED)
         self.retrying += execution.total(RETRYING)
@@ -72,6 +74,7 @@ def total_of(accounts: list[Account], name: str) -> Account:
         total.executions += each.executions
         total.attempts += each.attempts
         total.failures += each.failures
+        total.recoveries += each.recoveries
         total.skips += each.skips
         total.inputs += each.inputs
         total.parked += each.parked

@@ -22,6 +22,7 @@ CLASSES: Final = {  # of what has a status; the worst first
     "Cancelled": "cancelled",
     "Running": "open",
     "Waiting": "open",
+    "Recovered": "recovered",
     "Succeeded": "ok",
     "Skipped": "skipped",
 }
@@ -98,6 +99,7 @@ def timeline(run: RunRecord) -> Iterator[str]:
             "retrying": "waits to retry",
             "ok": "succeeds",
             "failed": "fails",
+            "recovered": "fails, and is recovered from",
             "cancelled": "is cancelled",
             "open": "not over",
             "skipped": "skipped",
@@ -168,13 +170,17 @@ def _bar(css: str, scale: _Scale, start: float, end: float, title: str) -> str:
 
 
 def _css(span: Span) -> str:
-    return span.kind if span.kind != RUNNING else CLASSES[span.status or "Running"]
+    if span.kind != RUNNING:
+        return span.kind
+    return CLASSES["Recovered" if span.is_answered else span.status or "Running"]
 
 
 def _phrase(span: Span) -> str:
     words = f"{_WORDS[span.kind]}, attempt {span.attempt}"
     if span.kind == RUNNING:
         words += f", {(span.status or 'not over').lower()}"
+    if span.is_answered:
+        words += " and recovered from"
     return f"{words}: {span.about}" if span.about else words
 
 

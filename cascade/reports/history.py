@@ -25,6 +25,7 @@ from cascade.events import (
     TaskEvent,
     TaskExecutionFinished,
     TaskExecutionStarted,
+    TaskRecovered,
     TaskRetrying,
     TaskSkipped,
     TaskStalled,
@@ -38,7 +39,10 @@ RUNNING: Final = "running"
 
 @dataclass(slots=True)
 class Span:
-    """Part of an execution. `about` says what blocked it, or how an attempt failed."""
+    """Part of an execution. `about` says what blocked it, or how an attempt failed.
+
+    `is_answered`: the attempt failed, and its node has a value all the same.
+    """
 
     kind: str
     start: float
@@ -47,6 +51,7 @@ class Span:
     about: str = ""
     status: str = ""  # of an attempt: "Succeeded", "Failed", "Cancelled"
     is_open: bool = False
+    is_answered: bool = False
 
     @property
     def duration(self) -> float:
@@ -75,9 +80,12 @@ class Execution:
     def status(self) -> str:
         """How it ended, or "Running" or "Waiting" where the events end before it.
 
-        It is "Cancelled" if the run ended while it waited at the gate or for a retry.
+        It is "Cancelled" if the run ended while it waited at the gate or for a retry, "Recovered"
+        if it failed and a fallback or `.settled()` answers that.
         """
         last = self.spans[-1]
+        if last.is_answered:
+            return "Recovered"
         if last.is_open:
             return "Running" if last.kind == RUNNING else "Waiting"
         return last.status or "Cancelled"
@@ -102,7 +110,7 @@ class Held:
 
 @dataclass(slots=True)
 class RunRecord:
-    """One run: what was executed, in the order of beginning, what was skipped, what stalled."""
+    """One run: what was executed, in the order of beginning, and what else happened in it."""
 
     run_id: str
     start: float
@@ -113,6 +121,7 @@ class RunRecord:
     executions: list[Execution] = field(default_factory=list)
     skips: list[TaskSkipped] = field(default_factory=list)
     stalls: list[TaskStalled] = field(default_factory=list)
+    recoveries: list[TaskRecovered] = field(default_factory=list)
     resources: list[Held] = field(default_factory=list)
 
 
@@ -162,6 +171,9 @@ class _Reader:
                 run.skips.append(event)
             case TaskStalled():
                 run.stalls.append(event)
+            case TaskRecovered():
+                run.recoveries.append(event)
+                self._answer(event)
             case TaskBlocked():
                 self._begin(event, PARKED, self._attempt_of(event), event.reason)
             case TaskExecutionStarted():
@@ -208,6 +220,12 @@ class _Reader:
         self._last[event.task_id] = execution
         self._run.executions.append(execution)
         return execution
+
+    def _answer(self, event: TaskRecovered) -> None:
+        """The attempt that failed is answered; of a loop that did not end there is none."""
+        last = self._last.get(event.task_id)
+        if last is not None and last.spans[-1].status == "Failed":
+            last.spans[-1].is_answered = True
 
     def _finish_attempt(self, event: TaskExecutionFinished) -> None:
         last = self._last.get(event.task_id)

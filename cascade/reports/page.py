@@ -20,11 +20,12 @@ from cascade.pictures.svg import draw_svg
 from cascade.reports.attribution import Attribution, general_id
 from cascade.reports.blame import Account, accounts_of, total_of, waits_of
 from cascade.reports.chart import CLASSES, timeline
-from cascade.reports.history import Execution, RunRecord, runs_of
+from cascade.reports.history import Execution, RunRecord, error_text, runs_of
 from cascade.reports.records import Recording
 
 MOST_RUNS: Final = 10
 MOST_LINES: Final = 4000  # of the listing
+_TROUBLE: Final = ("failed", "cancelled", "recovered")
 
 
 def page(events: Iterable[Event], target: Any) -> str:
@@ -73,6 +74,7 @@ def _body(runs: list[RunRecord], subject: _Subject | None, dropped: int) -> Iter
         yield from timeline(run)
         yield from _blame(run, subject)
         yield from _waits(run)
+        yield from _recoveries(run)
         yield from _skips(run)
         yield from _stalls(run)
         yield "</section>"
@@ -92,6 +94,8 @@ def _head(run: RunRecord) -> Iterator[str]:
         "failed attempts": f"{sum(_failures(each) for each in run.executions):,}",
         "skipped": f"{len(run.skips):,}",
     }
+    if run.recoveries:
+        counts["recovered"] = f"{len(run.recoveries):,}"
     if run.stalls:
         counts["stalls of the loop"] = f"{len(run.stalls):,}"
     cards = "".join(f"<li><b>{value}</b><span>{name}</span></li>" for name, value in counts.items())
@@ -135,6 +139,7 @@ def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
         {
             "ok": "succeeded",
             "failed": "failed",
+            "recovered": "failed, and recovered",
             "cancelled": "cancelled",
             "open": "not over",
             "skipped": "skipped",
@@ -153,7 +158,7 @@ def _graph(run: RunRecord, subject: _Subject) -> Iterator[str]:
 
 def _worded(shape: Shape, css: str) -> Shape:
     """What went wrong is said in words too: not everybody can tell red from green."""
-    return replace(shape, notes=[*shape.notes, css]) if css in ("failed", "cancelled") else shape
+    return replace(shape, notes=[*shape.notes, css]) if css in _TROUBLE else shape
 
 
 @dataclass(slots=True)
@@ -214,8 +219,8 @@ def _blame(run: RunRecord, subject: _Subject | None) -> Iterator[str]:
     if len(accounts) > MOST_ROWS:
         rest = accounts[MOST_ROWS:]
         accounts = [*accounts[:MOST_ROWS], total_of(rest, f"{len(rest):,} others")]
-    heads = ["task", "executions", "attempts", "failed", "skipped", "for inputs"]
-    heads += ["parked", "retry delays", "running"]
+    heads = ["task", "executions", "attempts", "failed", "recovered", "skipped"]
+    heads += ["for inputs", "parked", "retry delays", "running"]
     if subject is not None:
         heads.append("last input")
     head = "".join(
@@ -234,7 +239,8 @@ def _blame(run: RunRecord, subject: _Subject | None) -> Iterator[str]:
 def _account(account: Account, last_input: str | None) -> str:
     name = escaped(account.name)
     cells = [f'<td class=id title="{name}">{name}</td>', _count(len(account.executions))]
-    cells += [_count(account.attempts), _count(account.failures, "bad"), _count(account.skips)]
+    cells += [_count(account.attempts), _count(account.failures, "bad")]
+    cells += [_count(account.recoveries), _count(account.skips)]
     times = (account.inputs, account.parked, account.retrying, account.running)
     cells += [f"<td data-sort={time!r}>{seconds(time) if time else '-'}</td>" for time in times]
     if last_input is not None:
@@ -254,7 +260,7 @@ def _last_inputs(run: RunRecord, subject: _Subject) -> dict[str, str]:
     shapes = subject.drawing.shapes
     needs: dict[str, list[str]] = {}
     for line in subject.drawing.lines:
-        if line.kind != "jump":
+        if line.kind not in ("jump", "fallback"):
             needs.setdefault(shapes[line.target].id, []).append(shapes[line.source].id)
     nodes: dict[str, str] = {}
     starts: dict[str, float] = {}
@@ -297,6 +303,11 @@ def _waits(run: RunRecord) -> Iterator[str]:
         for wait in waits_of(run)
     ]
     return table("What was waited for", ("reason", "waits", "in all", "longest", "by"), rows)
+
+
+def _recoveries(run: RunRecord) -> Iterator[str]:
+    rows = [(each.task_id, error_text(each.error)) for each in run.recoveries]
+    return table("Recovered from", ("task", "failure"), rows)
 
 
 def _skips(run: RunRecord) -> Iterator[str]:

@@ -7,7 +7,16 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from cascade.events import Event
-from cascade.reports.history import PARKED, RETRYING, RUNNING, Execution, RunRecord, Span, runs_of
+from cascade.reports.history import (
+    PARKED,
+    RETRYING,
+    RUNNING,
+    Execution,
+    RunRecord,
+    Span,
+    error_text,
+    runs_of,
+)
 
 _TITLES: Final = {PARKED: "waits", RETRYING: "waits to retry"}
 
@@ -42,6 +51,9 @@ def _trace_of_run(run: RunRecord, pid: int) -> Iterator[dict[str, Any]]:
             )
     for skip in run.skips:
         yield _mark(skip.task_id, "skipped", pid, skip.timestamp, {"reason": skip.reason})
+    for each in run.recoveries:
+        about = {"error": error_text(each.error)}
+        yield _mark(each.task_id, "recovered", pid, each.timestamp, about)
     for stall in run.stalls:
         yield _mark(stall.task_id, "stalled", pid, stall.timestamp, {"message": stall.message})
     for number, held in enumerate(run.resources):
@@ -81,6 +93,8 @@ def _about(execution: Execution, span: Span) -> dict[str, Any]:
         about["error"] = span.about
     if span.status:
         about["status"] = span.status
+    if span.is_answered:
+        about["is_recovered"] = True
     if span.is_open:
         about["is_open"] = True
     return about

@@ -166,6 +166,7 @@ TARGETS = {
     "awaitable": lambda: awaited(),
     "returned": lambda: [follows()],
     "loop": lambda: loop(10),
+    "recovered": lambda: [flaky(9)().with_retry(2).settled(), flaky(1)().with_fallback(fetch(1))],
 }
 
 
@@ -184,6 +185,7 @@ def test_counters_say_what_events_say(counted, name):
         assert task.retried == said.get("TaskRetrying", 0)
         assert task.restarted == task.retried
         assert task.cached == said.get("TaskSkipped", 0)
+        assert task.recovered == said.get("TaskRecovered", 0)
         assert task.started == task.succeeded + task.failed + task.cancelled
         assert task.parked == {}
 
@@ -391,6 +393,25 @@ def test_a_line_tells_of_retries_and_failures(shown):
         "flaky running 4.4 s: flaky 0 done, 1 waiting for the next attempt, 2 retried",
         "flaky running 6.6 s: flaky 0 done, 1 running, 2 retried",
         "flaky Failed after 7.0 s: flaky 0 done, 2 retried, 1 failed",
+    ]
+
+
+def test_a_call_that_is_recovered_from_is_done(shown):
+    """It is no failure, of a node and of the items of a map."""
+
+    @cs.task
+    async def odd(x: int) -> int:
+        await anyio.sleep(1)
+        if x % 2:
+            raise ConnectionError(x)
+        return x
+
+    console, file = plain()
+    shown(flaky(9)().with_retry(2).settled(), console)
+    shown(odd.map(x=range(4)).with_fallback(-1), console)
+    assert file.getvalue().splitlines() == [
+        "flaky Succeeded after 2.0 s: flaky 1 done, 1 retried, 1 recovered",
+        "odd Succeeded after 1.0 s: odd 4/4 done, 2 recovered, 4.0/s",
     ]
 
 
@@ -856,7 +877,7 @@ def test_a_map_that_is_held_up_has_no_time_left():
 
 def test_a_reading_of_many_tasks_is_a_short_line():
     """A line names a few tasks and counts the rest."""
-    tasks = tuple(TaskReading(f"t{n}", 1, 0, {}, 0, 0, 0, 0, 0, 0.0, None) for n in range(20))
+    tasks = tuple(TaskReading(f"t{n}", 1, 0, {}, 0, 0, 0, 0, 0, 0, 0.0, None) for n in range(20))
     text = line(RunReading("list", "Succeeded", 90.0, tasks, ()))
     assert text.startswith("list Succeeded after 1:30: t0 1 done; t1 1 done")
     assert text.endswith("t7 1 done; 12 more")

@@ -247,6 +247,30 @@ def test_retries_and_skips_are_counted(recorded):
     assert (accounts["nap#1"].skips, accounts["nap#1"].attempts) == (1, 0)
 
 
+def test_what_was_recovered_from_is_no_failure_of_the_execution(recorded):
+    """Its attempts failed, as records and traces tell; a loop without an end is told too."""
+
+    @cs.task
+    def forever(n=0):
+        return cs.TailCall((n + 1,))
+
+    nodes = [failing(2)().with_retry(2).settled(), forever().with_fallback(0)]
+    events = recorded(nodes, max_steps=3)
+    (run,) = runs_of(events)
+    (shaky,) = [each for each in run.executions if each.task_name == "shaky"]
+    assert (shaky.status, shaky.attempts) == ("Recovered", 2)
+    assert [span.is_answered for span in shaky.spans if span.status] == [False, True]
+    assert [each.task_id for each in run.recoveries] == ["forever#1", "shaky#0"]
+    account = next(each for each in accounts_of(run) if each.recoveries)
+    assert (account.failures, account.recoveries) == (2, 1)
+    trace = cs.chrome_trace(events)["traceEvents"]
+    assert sum(each.get("args", {}).get("is_recovered", False) for each in trace) == 1
+    marks = [each["name"] for each in trace if each.get("cat") == "recovered"]
+    assert marks == ["forever#1", "shaky#0"]
+    told = [cs.event_to_json(e) for e in events if isinstance(e, cs.TaskRecovered)]
+    assert told[1]["error"] == {"type": "ValueError", "message": "not yet"}
+
+
 def test_waits_are_sums_by_reason(recorded):
     """Waits add up by what was waited for, with the longest and who had it."""
     naps = nap.map(seconds=[1, 2, 4]).with_constraints(gpu=1)

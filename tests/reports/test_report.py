@@ -144,6 +144,19 @@ def test_a_failure_is_told_in_words_too(reported):
     assert "broken#0failed" in page.text
 
 
+def test_a_failure_that_is_answered_is_no_end_of_the_run(reported):
+    """It is counted and told, as a failed attempt that was recovered from, in words too."""
+    page = reported([broken(1).with_retry(2).with_fallback(2), never(3)])
+    assert outcomes(page) == {"broken#0": "recovered", "never#1": "ok"}
+    assert "broken#0at most 2 attempts" in page.text
+    assert "runs, attempt 1, failed: " in page.text
+    assert "runs, attempt 2, failed and recovered from: " in page.text
+    assert page.with_class("Succeeded")
+    assert not page.with_class("error")
+    assert "1recovered" in page.text
+    assert "Recovered fromtaskfailurebroken#0" in page.text
+
+
 def test_the_timeline_shows_who_ran_and_who_waited(reported):
     """A row for each id, with a bar for each span, and the same in words."""
     page = reported(
@@ -175,9 +188,9 @@ def test_the_tables_tell_where_the_time_went(reported):
     page = reported(
         total(fetch.map(page=[1, 2]).with_constraints(gpu=1)), system_resources={"gpu": 1}
     )
-    assert "fetch#0[*]/fetch#022---2 s-5 s" in page.text
-    assert "total#111--5 s--1 sfetch#0" in page.text
-    assert "sum33--5 s2 s-6 s" in page.text
+    assert "fetch#0[*]/fetch#022----2 s-5 s" in page.text
+    assert "total#111---5 s--1 sfetch#0" in page.text
+    assert "sum33---5 s2 s-6 s" in page.text
     assert "capacity 'gpu'12 s2 sfetch#0[1]/fetch#0" in page.text
 
 
@@ -228,7 +241,7 @@ def test_the_keyboard_reaches_everything(reported):
     assert sum(tag == "details" for tag, _ in page.elements) == 3
     assert sum(tag == "summary" for tag, _ in page.elements) == 3
     heads = [tag for tag, _ in page.elements if tag in ("th", "button")]
-    assert heads.count("button") == 10
+    assert heads.count("button") == 11
     scrolls = page.with_class("scroll")
     assert all("tabindex" in attrs and "aria-label" in attrs for _, attrs in scrolls)
     assert [a["lang"] for tag, a in page.elements if tag == "html"] == ["en"]
