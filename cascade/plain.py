@@ -115,6 +115,16 @@ def brief(value: object) -> str:
     return _brief.repr(value)
 
 
+def function_name(function: object) -> str:
+    """A function, or another object that is called, as text without addresses.
+
+    >>> function_name(str.upper), function_name(print)
+    ('str.upper()', 'print()')
+    """
+    name = getattr(function, "__qualname__", None)
+    return f"{name}()" if isinstance(name, str) else type_name(type(function))
+
+
 def is_equal(one: Any, other: Any) -> bool:
     """Whether two values are one object, or of one type and equal.
 

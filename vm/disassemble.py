@@ -8,7 +8,7 @@ from typing import Any, Final
 from cascade.graph.plan import Plan
 from cascade.graph.structure import Slot
 from cascade.vm.blueprint import Blueprint, Routine
-from cascade.vm.isa import Branch, Choose, Instruction, Map, Outer, Producer
+from cascade.vm.isa import Branch, Choose, Instruction, Invocation, Loop, Map, Outer, Producer
 
 _PLAIN: Final = (int, float, str, bytes, bool, type(None))
 _LONGEST: Final = 40  # characters of a literal
@@ -80,7 +80,7 @@ class _Meaning:
             self._plan = None  # a broken Blueprint is listed too
 
     def of(self, instruction: Instruction) -> str:
-        words = self._words(instruction)
+        words = f"{self._words(instruction)}{self._if_it_fails(instruction)}"
         literals = [self._literal(ref) for ref in instruction.refs() if ref < 0]
         shown = [literal for literal in literals if literal]
         return f"{words}  {', '.join(shown)}".strip() if shown else words
@@ -102,6 +102,22 @@ class _Meaning:
         if isinstance(instruction, Outer):
             return f"{slot.name} around the loop"
         return name
+
+    def _if_it_fails(self, instruction: Instruction) -> str:
+        """What answers the failure of a call: no row opens the region of its fallback."""
+        if not isinstance(instruction, Invocation | Map | Loop):
+            return ""
+        if not 0 <= instruction.site < len(self._slots):
+            return ""
+        slot = self._slots[instruction.site]
+        words = ""
+        for word, ref in (("", slot.fallback), ("handled by ", slot.handler)):
+            if ref is not None:
+                words += f", on failure {word}{self._fallback(ref)}"
+        return f"{words}, settled" if slot.settled_on is not None else words
+
+    def _fallback(self, ref: int) -> str:
+        return self._name(self._slots[ref]) if ref >= 0 else self._literal(ref) or "a literal"
 
     def _name(self, slot: Slot) -> str:
         if self._plan is None or not slot.is_node:

@@ -28,6 +28,7 @@ from cascade.limits.constraints import GlobalConstraint, parse_scope
 from cascade.workflow.expressions import Expression
 from cascade.workflow.inputs import Inputs, Param
 from cascade.workflow.resources import ResourceDefinition
+from cascade.workflow.retry import RetryOn
 from cascade.workflow.task import BoundTask, Task
 
 Severity = Literal["error", "warning", "hint"]
@@ -83,6 +84,7 @@ def check(
         *checks.jumps(),
         *checks.routes(),
         *checks.endless_loops(),
+        *checks.answers(),
         *checks.literals(),
         *checks.waits(),
     ]
@@ -332,9 +334,10 @@ class _Checks:
         return found
 
     def _may_end(self, slot: Slot) -> bool:
-        """Whether a slot of a loop may end it by a None route, by being skipped, or as no task."""
-        routes = self._routes(slot) or {}
-        return slot.kind is not TASK or bool(slot.conditions) or None in routes.values()
+        """Whether a slot of a loop may end it by a None route, by being skipped or recovered from,
+        or as no task."""
+        may_not_call = slot.kind is not TASK or bool(slot.conditions)
+        return may_not_call or slot.recovers or None in (self._routes(slot) or {}).values()
 
     def _routes(self, slot: Slot) -> dict[Any, Ref | None] | None:
         return None if slot.bound is None else self._structure.selectors[slot.bound]
@@ -344,6 +347,20 @@ class _Checks:
         if known is None:
             known = self._known[slot.task] = jumps_of(slot.task.func)
         return known
+
+    def answers(self) -> Iterator[Finding]:
+        """Fallbacks and outcomes that no failure can lead to."""
+        for slot, where in self._ids():
+            for what, catch in (("fallback", slot.fallback_on), (".settled()", slot.settled_on)):
+                kinds = () if catch is None else _classes(catch.on)
+                if kinds and not any(map(_is_failure, kinds)):
+                    message = f"its {what} answers nothing: what it is for ends the run {catch}"
+                    yield Finding("warning", where, message)
+            if slot.fallback_on is not None and slot.settled_on is not None:
+                earlier, later = _classes(slot.fallback_on.on), _classes(slot.settled_on.on)
+                if later and all(issubclass(kind, earlier) for kind in later):
+                    message = "its outcome is never a failure: its fallback comes first"
+                    yield Finding("warning", where, message)
 
     def literals(self) -> Iterator[Finding]:
         """Arguments that were meant to be computed, and are passed on as they are."""
@@ -360,6 +377,8 @@ class _Checks:
             known = position < len(positional)
             yield (positional[position] if known else f"argument {position + 1}"), ref
         yield from slot.kwargs
+        if slot.fallback is not None:
+            yield "fallback", slot.fallback
 
     def waits(self) -> Iterator[Finding]:
         """Tasks that hold the event loop, and tasks that may wait for ever: each once."""
@@ -373,6 +392,19 @@ class _Checks:
                 yield from _calls(slot.task, waits, where)
             seen.add((slot.task, bounded))
             yield from _bounds(slot, waits, where)
+
+
+def _classes(on: RetryOn) -> tuple[type[BaseException], ...]:
+    """The classes that an `on` names; none of a function, of which nothing is known."""
+    if isinstance(on, tuple):
+        return on
+    return (on,) if isinstance(on, type) else ()
+
+
+def _is_failure(kind: type[BaseException]) -> bool:
+    """Whether an exception of a class can be a failure that a policy answers."""
+    ends_run = issubclass(kind, CascadeError) and kind.ends_run and kind is not CascadeError
+    return not ends_run and (issubclass(kind, Exception) or issubclass(Exception, kind))
 
 
 def _uncomputed(literal: object) -> str | None:

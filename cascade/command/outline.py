@@ -15,6 +15,7 @@ from cascade.graph.plan import Plan
 from cascade.graph.reading import read
 from cascade.graph.structure import MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure
 from cascade.limits.constraints import GlobalConstraint, parse_scope
+from cascade.workflow.retry import Catch, names_of
 
 _MOST_MEMBERS: Final = 8  # of a container, and of routes, in one line
 _LONGEST: Final = 40  # characters of a literal
@@ -84,6 +85,7 @@ class _Outline:
             yield f"timeout {slot.timeout:g} s"
         if slot.cache is not None:
             yield f"cache {type(slot.cache).__name__}"
+        yield from self._answers(slot)
         yield from self._limits(slot)
         if slot.bound is not None:
             yield f"loop: {self._jumps(self._selectors[slot.bound])}"
@@ -104,6 +106,16 @@ class _Outline:
             amounts.append(f"{name}={self._named(amount) if kind is None else amount}{of}")
         if amounts:
             yield f"takes {', '.join(amounts)}"
+
+    def _answers(self, slot: Slot) -> Iterator[str]:
+        """What stands for a failure, and for which."""
+        if slot.fallback_on is not None:
+            ref = slot.fallback if slot.handler is None else slot.handler
+            assert ref is not None, "a fallback is a value, or the call of a handler"
+            by = "" if slot.handler is None else "handled by "
+            yield f"if it fails{_on(slot.fallback_on)}: {by}{self._named(ref)}"
+        if slot.settled_on is not None:
+            yield f"settled{_on(slot.settled_on)}"
 
     def _limits(self, slot: Slot) -> Iterator[str]:
         for constraint, matches in self._constraints:
@@ -153,6 +165,11 @@ class _Outline:
                 yield self._named(slot.index)
             else:
                 todo.extend(reversed(slot.parts))
+
+
+def _on(catch: Catch) -> str:
+    """Which failures, unless it is all of them."""
+    return "" if catch.on is Exception else f" on {', '.join(names_of(catch.on))}"
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -14,10 +14,10 @@ from cascade.graph.nodes import needs, task_to_json
 from cascade.graph.plan import Plan
 from cascade.graph.reading import read
 from cascade.graph.structure import DICT, MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure
-from cascade.plain import plain, type_name
+from cascade.plain import function_name, plain, type_name
 from cascade.workflow.expressions import NOTHING, check_target
 from cascade.workflow.inputs import Env
-from cascade.workflow.retry import RetryPolicy
+from cascade.workflow.retry import Catch, RetryPolicy, names_of
 from cascade.workflow.task import Task
 
 FORMAT: Final = "cascade.target"
@@ -217,25 +217,25 @@ def _policies(slot: Slot) -> dict[str, Any]:
         "cache": None if slot.cache is None else {"type": type_name(type(slot.cache))},
         "amounts": amounts or None,
         "concurrency": slot.concurrency,
+        "fallback": None if slot.fallback_on is None else _fallback(slot, slot.fallback_on),
+        "settled": None if slot.settled_on is None else {"on": names_of(slot.settled_on.on)},
     }
     return {name: value for name, value in described.items() if value is not None}
 
 
 def _retry(retry: RetryPolicy) -> dict[str, Any]:
-    kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
     delay = retry.delay
     return {
         "max_attempts": retry.max_attempts,
-        "delay": _function_name(delay) if callable(delay) else delay,
+        "delay": function_name(delay) if callable(delay) else delay,
         "backoff": retry.backoff,
         "max_delay": retry.max_delay,
         "jitter": retry.jitter,
-        "on": [
-            type_name(kind) if isinstance(kind, type) else _function_name(kind) for kind in kinds
-        ],
+        "on": names_of(retry.on),
     }
 
 
-def _function_name(function: object) -> str:
-    name = getattr(function, "__qualname__", None)
-    return f"{name}()" if isinstance(name, str) else type_name(type(function))
+def _fallback(slot: Slot, on: Catch) -> dict[str, Any]:
+    """What it answers, and whether what it refers to is called with the exception."""
+    called = {"is_handler": True} if slot.handler is not None else {}
+    return {"on": names_of(on.on), **called}

@@ -16,8 +16,8 @@ from cascade.pictures.markup import replaced
 MOST_SHAPES: Final = 2000
 MOST_LINES: Final = 6000
 
-# The looks of lines: what is needed, what decides whether, what only comes before, what jumps.
-DASHED: Final = frozenset({"condition", "default"})
+# The looks of lines: what is needed, what decides whether or stands in, what only comes before.
+DASHED: Final = frozenset({"condition", "default", "fallback"})
 DOTTED: Final = frozenset({"sequence", "amount"})
 
 
@@ -126,6 +126,23 @@ def _policy_notes(node: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[
         yield f"{name}={text_of_key(amount)}"
     if any(literal["kind"] == "default" for literal in node.get("literals", ())):
         yield "else a literal"
+    yield from _answers(policies, node.get("literals", ()))
+
+
+def _answers(policies: Mapping[str, Any], literals: Any) -> Iterator[str]:
+    """What is said about failures."""
+    if "fallback" in policies:
+        literal = any(each["kind"] == "fallback" for each in literals)
+        is_handler = policies["fallback"].get("is_handler")
+        what = "a literal" if literal else "a handler" if is_handler else "a fallback"
+        yield f"if it fails{_on(policies['fallback'])}, {what}"
+    if "settled" in policies:
+        yield f"settled{_on(policies['settled'])}"
+
+
+def _on(policy: Mapping[str, Any]) -> str:
+    """Which failures, unless it is all of them."""
+    return "" if policy["on"] == ["Exception"] else f" on {', '.join(policy['on'])}"
 
 
 def _ends(keys: Any) -> Iterator[str]:
@@ -201,6 +218,8 @@ def _words(edge: Mapping[str, Any]) -> tuple[str, str]:
             return "if", "runs only if this holds"
         case "default":
             return "else", "the value if the condition does not hold"
+        case "fallback":
+            return "if it fails", "the value if its last attempt fails"
         case "sequence":
             return "", "runs after it"
         case "amount":

@@ -87,6 +87,7 @@ _MERMAID_SHAPES: Final = {
 _MERMAID_ARROWS: Final = {
     "condition": "-.->",
     "default": "-.->",
+    "fallback": "-.->",
     "sequence": "-.->",
     "amount": "-.->",
     "jump": "==>",
@@ -125,6 +126,7 @@ _DOT_SHAPES: Final = {
 _DOT_LINES: Final = {
     "condition": "style=dashed",
     "default": "style=dashed",
+    "fallback": "style=dashed",
     "sequence": "style=dotted",
     "amount": "style=dotted",
     "jump": "style=bold",

@@ -197,6 +197,9 @@ class Fallback:
         if getattr(type(self.value), "is_task", False):
             object.__setattr__(self, "handler", _handler(self.value))
 
+    def __repr__(self) -> str:
+        return f"{brief(self.value)} {self.on}"
+
     @property
     def parts(self) -> tuple[Any, ...]:
         """What is demanded after a failure."""

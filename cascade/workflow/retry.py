@@ -12,6 +12,7 @@ from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
 from cascade.errors import CascadeError
+from cascade.plain import function_name, type_name
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 RetryOn: TypeAlias = "ExceptionTypes | Callable[[Any], object]"
@@ -135,9 +136,18 @@ class Catch:
     def __hash__(self) -> int:
         return hash(_compared(self.on))
 
+    def __repr__(self) -> str:
+        return f"(on={', '.join(names_of(self.on))})"
+
     def matches(self, error: BaseException) -> bool:
         """Whether `on` says that a last failure with `error` is answered."""
         return matches(self.on, error)
+
+
+def names_of(on: RetryOn) -> list[str]:
+    """The classes that an `on` names, or its function."""
+    kinds = on if isinstance(on, tuple) else (on,)
+    return [type_name(kind) if isinstance(kind, type) else function_name(kind) for kind in kinds]
 
 
 def check_on(on: object) -> None:

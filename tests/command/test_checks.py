@@ -485,3 +485,42 @@ def test_errors_come_first():
     target = [nap(), cs.Router(1, {1: 2, 3: 4}), add(1).with_constraints(gpu=2)]
     kinds = [finding.severity for finding in check(target, capacity={"gpu": 1})]
     assert kinds == ["error", "warning", "hint"]
+
+
+def test_a_failure_that_is_answered_may_end_a_loop():
+    """So a loop that only jumps is no error if one of its nodes has a fallback or an outcome."""
+    node = only_again(0).settled()
+    assert told(loop(node, again=node)) == []
+
+
+def test_a_policy_that_answers_nothing_is_a_warning():
+    """Errors of Cascade's own end the run, whatever is written; a fallback comes first."""
+    assert told(failing(1).with_fallback(0, on=cs.JumpKeyError)) == [
+        "warning: failing#0: its fallback answers nothing: "
+        "what it is for ends the run (on=cascade.JumpKeyError)"
+    ]
+    assert told(failing(1).settled(on=KeyboardInterrupt)) == [
+        "warning: failing#0: its .settled() answers nothing: "
+        "what it is for ends the run (on=KeyboardInterrupt)"
+    ]
+    assert told(failing(1).with_fallback(0).settled(on=(LookupError, OSError))) == [
+        "warning: failing#0: its outcome is never a failure: its fallback comes first"
+    ]
+
+
+@pytest.mark.parametrize(
+    "on",
+    [Exception, BaseException, cs.CascadeError, cs.TaskTimeoutError, (cs.JumpKeyError, OSError)],
+)
+def test_a_policy_that_may_answer_something_is_fine(on):
+    """One class of several is enough, and what a function says is not known."""
+    assert told(failing(1).with_fallback(0, on=on)) == []
+    assert told(failing(1).settled(on=on)) == []
+    assert told(failing(1).with_fallback(0, on=ArithmeticError).settled(on=on)) == []
+    assert told(failing(1).with_fallback(0, on=lambda error: True).settled(on=len)) == []
+
+
+def test_a_fallback_that_was_meant_to_be_computed_is_a_hint():
+    """As an argument is: a task in a list that was not called."""
+    (found,) = told(failing(1).with_fallback([add]))
+    assert found.startswith("hint: failing#0: its fallback has <Task add> in it")

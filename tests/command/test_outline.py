@@ -35,6 +35,22 @@ def test_nodes_stand_in_plan_order_with_their_ids():
     assert [line.split()[0] for line in lines(target)] == built
 
 
+def test_a_line_tells_what_answers_a_failure():
+    """For which failures, unless for all."""
+    target = [
+        add(1).with_fallback(add(2), on=(OSError, LookupError)),
+        add(3).with_fallback(0).settled(on=OSError),
+        parse(4).with_fallback(step),
+    ]
+    assert lines(target) == [
+        "add#0    inline",
+        "add#1    inline; if it fails on OSError, LookupError: add#0",
+        "add#2    inline; if it fails: 0; settled on OSError",
+        "step#3   inline",
+        "parse#4  thread; if it fails: handled by step#3",
+    ]
+
+
 def test_a_line_tells_all_that_a_node_is_under():
     """Conditions, default, predecessors, computed arguments, amounts, policies, limits."""
     ready, before = add(1), add(2)

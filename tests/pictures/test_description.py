@@ -213,6 +213,34 @@ def test_policies_that_were_set_are_told():
     }
 
 
+def test_what_answers_a_failure_is_told():
+    """A fallback is an edge or a literal, a handler is called; what is answered is a policy."""
+
+    def explains(error):
+        return True
+
+    target = [
+        step(1).with_fallback(step(2), on=(ValueError, OSError)),
+        step(3).with_fallback(4).settled(on=explains),
+        load.map(page=[5]).with_fallback(is_big),
+    ]
+    told = cs.to_json(target)
+    nodes = by_id(told, "nodes")
+    assert edges_to(told, "step#1") == [("fallback", "step#0", None)]
+    assert nodes["step#1"]["policies"] == {"fallback": {"on": ["ValueError", "OSError"]}}
+    name = f"{explains.__qualname__}()"
+    assert nodes["step#2"]["policies"] == {
+        "fallback": {"on": ["Exception"]},
+        "settled": {"on": [name]},
+    }
+    assert [each["kind"] for each in nodes["step#2"]["literals"]][-1] == "fallback"
+    assert edges_to(told, "load#4") == [
+        ("data", "resource:0", "db"),
+        ("fallback", "is_big#3", None),
+    ]
+    assert nodes["load#4"]["policies"] == {"fallback": {"on": ["Exception"], "is_handler": True}}
+
+
 def test_a_map_tells_its_iterables():
     """The description of a map lists its iterables by parameter name."""
     told = cs.to_json(step.map(n=[1, 2], m=load(1)))

@@ -124,6 +124,29 @@ def test_a_default_that_is_a_literal_is_told():
     assert shapes[-1].notes == ["else a literal"]
 
 
+def test_what_answers_a_failure_is_told():
+    """The line of a fallback is dashed, as that of a default; notes tell the rest."""
+    target = [
+        show(1).with_fallback(step(2), on=OSError),
+        show(3).with_fallback(4).settled(),
+        load.map(page=[5]).with_fallback(is_big),
+    ]
+    picture = cs.visualize(target)
+    drawing = draw(cs.to_json(target))
+    notes = {shape.id: shape.notes for shape in drawing.shapes}
+    assert notes["show#1"] == ["if it fails on OSError, a fallback"]
+    assert notes["show#2"] == ["if it fails, a literal", "settled"]
+    assert notes["load#4"] == ["map over page", "if it fails, a handler"]
+    lines = [line for line in drawing.lines if line.kind == "fallback"]
+    assert [(line.source, line.target, line.label) for line in lines] == [
+        (0, 1, "if it fails"),
+        (3, 4, "if it fails"),
+    ]
+    assert picture.mermaid().count('-.->|"if it fails"|') == 2
+    assert picture.dot().count('style=dashed, label="if it fails"') == 2
+    assert picture.svg().count('<g class="cs-dashed"><title>the value if its last attempt') == 2
+
+
 # The notations
 
 
