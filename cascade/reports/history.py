@@ -136,7 +136,7 @@ def runs_of(events: Iterable[Event]) -> list[RunRecord]:
     return [reader.finish() for reader in readers.values()]
 
 
-def _failure(error: BaseException | None) -> str:
+def failure_text(error: BaseException | None) -> str:
     """The type and the message of an error, as a report shows them; nothing for none."""
     return "" if error is None else f"{type_name(type(error))}: {text_of(error)}".removesuffix(": ")
 
@@ -157,7 +157,7 @@ class _Reader:
                 run.target = event.target
             case RunFinished():
                 run.status = event.status
-                run.error = _failure(event.error)
+                run.error = failure_text(event.error)
                 run.start = min(run.start, event.timestamp - event.duration)
             case ResourceAcquired():
                 held = Held(event.resource_name, event.timestamp, event.timestamp)
@@ -181,7 +181,7 @@ class _Reader:
             case TaskExecutionFinished():
                 self._finish_attempt(event)
             case TaskRetrying():
-                about = f"after {_failure(event.error)}"
+                about = f"after {failure_text(event.error)}"
                 self._begin(event, RETRYING, event.attempt + 1, about)
 
     def finish(self) -> RunRecord:
@@ -236,4 +236,4 @@ class _Reader:
         span.end = event.timestamp
         span.status = event.status
         if event.status != "Cancelled":  # the message of the event loop's own says nothing
-            span.about = _failure(event.error)
+            span.about = failure_text(event.error)

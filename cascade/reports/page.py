@@ -20,7 +20,7 @@ from cascade.pictures.svg import draw_svg
 from cascade.reports.attribution import Attribution, general_id
 from cascade.reports.blame import Account, accounts_of, total_of, waits_of
 from cascade.reports.chart import CLASSES, timeline
-from cascade.reports.history import Execution, RunRecord, error_text, runs_of
+from cascade.reports.history import Execution, RunRecord, failure_text, runs_of
 from cascade.reports.records import Recording
 
 MOST_RUNS: Final = 10
@@ -306,7 +306,7 @@ def _waits(run: RunRecord) -> Iterator[str]:
 
 
 def _recoveries(run: RunRecord) -> Iterator[str]:
-    rows = [(each.task_id, error_text(each.error)) for each in run.recoveries]
+    rows = [(each.task_id, failure_text(each.error)) for each in run.recoveries]
     return table("Recovered from", ("task", "failure"), rows)
 
 

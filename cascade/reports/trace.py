@@ -14,7 +14,7 @@ from cascade.reports.history import (
     Execution,
     RunRecord,
     Span,
-    error_text,
+    failure_text,
     runs_of,
 )
 
@@ -52,7 +52,7 @@ def _trace_of_run(run: RunRecord, pid: int) -> Iterator[dict[str, Any]]:
     for skip in run.skips:
         yield _mark(skip.task_id, "skipped", pid, skip.timestamp, {"reason": skip.reason})
     for each in run.recoveries:
-        about = {"error": error_text(each.error)}
+        about = {"error": failure_text(each.error)}
         yield _mark(each.task_id, "recovered", pid, each.timestamp, about)
     for stall in run.stalls:
         yield _mark(stall.task_id, "stalled", pid, stall.timestamp, {"message": stall.message})
