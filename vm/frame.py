@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cascade.core.calls import is_gone
 from cascade.core.evaluation import PlannedEvaluation
-from cascade.core.strategy import Strategy
+from cascade.core.strategy import Carrier, Strategy
 from cascade.core.values import (
     BY_CONDITION,
     BY_DATA,
@@ -39,9 +39,8 @@ from cascade.vm.source import ABSENT, overwrites
 from cascade.vm.straight import StraightCode
 
 if TYPE_CHECKING:
-    from cascade.core.calls import Call
+    from cascade.core.calls import Call, Place
     from cascade.core.run import Run
-    from cascade.core.trampoline import Trampoline
 
 Handler = Callable[["Frame", Any, tuple[int, ...]], None]
 
@@ -165,11 +164,12 @@ class Frame(PlannedEvaluation):
         machine: FrameStrategy,
         program: Program,
         data: tuple[Any, ...],
-        trampoline: Trampoline | None,
+        trampoline: Carrier | None,
         around: Frame | None,
         overrides: Mapping[str, Any],
+        place: Place | None = None,
     ) -> None:
-        super().__init__(machine, program.plan, data, trampoline, around, overrides)
+        super().__init__(machine, program.plan, data, trampoline, around, overrides, place)
         self._machine = machine
         self.program = program
         self.registers = program.registers.copy()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod
 
 from cascade.core.cancellation import is_cancellation
-from cascade.core.strategy import NO_OVERRIDES
+from cascade.core.strategy import NO_OVERRIDES, Carrier
 from cascade.core.values import Deferred, Skipped
 from cascade.vm import isa
 from cascade.vm.frame import Frame, FrameStrategy, Program
@@ -29,7 +29,6 @@ from cascade.vm.wrapped import Leave, WrappedCall
 
 if TYPE_CHECKING:
     from cascade.core.calls import Call
-    from cascade.core.trampoline import Trampoline
 
 _NO_CONSTANTS: Final = (Skipped, Deferred)  # of which an iteration makes something else
 
@@ -53,7 +52,7 @@ class HotCode:
         self,
         machine: FrameStrategy,
         programs: Programs,
-        trampoline: Trampoline,
+        trampoline: Carrier,
         program: Program,
     ) -> None:
         self._machine = machine
@@ -301,7 +300,7 @@ class HotLoop(HotCode):
         self,
         machine: FrameStrategy,
         programs: Programs,
-        trampoline: Trampoline,
+        trampoline: Carrier,
         home: Frame,
         program: Program,
         overrides: Mapping[Any, Any],
@@ -408,7 +407,7 @@ class HotExpression(HotCode):
         self,
         machine: FrameStrategy,
         programs: Programs,
-        trampoline: Trampoline,
+        trampoline: Carrier,
         program: Program,
         data: tuple[Any, ...],
     ) -> None:

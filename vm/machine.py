@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cascade.core.calls import is_gone
+from cascade.core.calls import Place, is_gone
 from cascade.core.run import Run
-from cascade.core.strategy import NO_OVERRIDES
-from cascade.core.trampoline import Trampoline
+from cascade.core.strategy import NO_OVERRIDES, Carrier
 from cascade.graph.slices import Work
 from cascade.graph.structure import Ref, Structure
 from cascade.vm.blueprint import Blueprint
@@ -45,13 +44,14 @@ class Machine(FrameStrategy):
         structure: Structure,
         root: Ref,
         data: tuple[Any, ...],
-        trampoline: Trampoline | None = None,
+        trampoline: Carrier | None = None,
         around: Any = None,
         overrides: Mapping[str, Any] = NO_OVERRIDES,
+        place: Place | None = None,
     ) -> Frame:
         """A new evaluation; an iteration if it has one `around`."""
         program = self._programs.program(structure, root, around is not None, overrides)
-        return Frame(self, program, data, trampoline, around, overrides)
+        return Frame(self, program, data, trampoline, around, overrides, place)
 
     def is_prepared(
         self, structure: Structure, root: Ref, is_body: bool, overrides: Mapping[Any, Any]
@@ -84,7 +84,7 @@ class Machine(FrameStrategy):
             fired.append((frame, pc))
 
     def iterate(
-        self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
+        self, trampoline: Carrier, home: Any, root: int, overrides: Mapping[Any, Any]
     ) -> None:
         """Begin the next iteration of a loop: by fused code once it is hot, else interpreted."""
         structure, programs = home.structure, self._programs
@@ -107,7 +107,7 @@ class Machine(FrameStrategy):
 
     def unfold(
         self,
-        trampoline: Trampoline,
+        trampoline: Carrier,
         structure: Structure,
         data: tuple[Any, ...],
         overrides: Mapping[Any, Any],

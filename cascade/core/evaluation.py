@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio import current_time
 
 from cascade.amounts import checked_amount
-from cascade.core.calls import Call, Failed, Omitted, add_causes, is_control
+from cascade.core.calls import Call, Failed, Omitted, Place, add_causes, is_control
 from cascade.core.feeds import feed_of
 from cascade.core.items import MapItems
 from cascade.core.recovery import recover, wrapped
 from cascade.core.scopes import evaluate
-from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace, Strategy
+from cascade.core.strategy import NO_OVERRIDES, Carrier, EvaluationPlace, Strategy
 from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
     BY_DATA,
@@ -76,12 +76,13 @@ class PlannedEvaluation(EvaluationPlace):
         strategy: Strategy,
         plan: Plan,
         data: tuple[Any, ...],
-        trampoline: Trampoline | None,
+        trampoline: Carrier | None,
         around: Any,
         overrides: Mapping[Any, Any],
+        place: Place | None,
     ) -> None:
         if trampoline is None:
-            super().__init__(None, 0, 0)
+            super().__init__(place, 0, 0)
         else:
             super().__init__(*trampoline.anchor())
         self._strategy = strategy

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cascade.core.calls import is_gone
+from cascade.core.calls import Place, is_gone
 from cascade.core.evaluation import PlannedEvaluation
-from cascade.core.strategy import NO_OVERRIDES, Strategy
-from cascade.core.trampoline import Trampoline
+from cascade.core.strategy import NO_OVERRIDES, Carrier, Strategy
 from cascade.core.values import (
     BY_CONDITION,
     BY_DATA,
@@ -88,13 +87,14 @@ class Interpretation(Strategy):
         structure: Structure,
         root: Ref,
         data: tuple[Any, ...],
-        trampoline: Trampoline | None = None,
+        trampoline: Carrier | None = None,
         around: Any = None,
         overrides: Mapping[Any, Any] = NO_OVERRIDES,
+        place: Place | None = None,
     ) -> Evaluation:
         """A new evaluation; an iteration if it has one `around`."""
         plan = self.run.services.plans.plan(structure, root)
-        return Evaluation(self, plan, data, trampoline, around, overrides)
+        return Evaluation(self, plan, data, trampoline, around, overrides, place)
 
     def step(self) -> bool:
         """Follow one value up, or else one demand down."""
@@ -139,11 +139,12 @@ class Evaluation(PlannedEvaluation):
         interpretation: Interpretation,
         plan: Plan,
         data: tuple[Any, ...],
-        trampoline: Trampoline | None = None,
+        trampoline: Carrier | None = None,
         around: Evaluation | None = None,
         overrides: Mapping[Any, Any] = NO_OVERRIDES,
+        place: Place | None = None,
     ) -> None:
-        super().__init__(interpretation, plan, data, trampoline, around, overrides)
+        super().__init__(interpretation, plan, data, trampoline, around, overrides, place)
         self._interpretation = interpretation
         self._recorded = 0  # results and skips in the state backend
         self._values: dict[int, Any] = {}

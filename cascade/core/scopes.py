@@ -81,7 +81,7 @@ class EvaluationScope(Place, Failing):
         self._children: dict[EvaluationScope, None] = {}
         self._ended = Event()
         self._result: Any = None
-        self.execution = (call.attempt,)  # which one it is of the group
+        self._attempt = call.attempt
 
     async def value(self, begun: Callable[[], None] | None = None) -> Any:
         """What the evaluation comes to, or the Skipped it is. Raises what it fails with.
@@ -129,7 +129,7 @@ class EvaluationScope(Place, Failing):
             if not strategy.is_prepared(structure, self._ref, True, NO_OVERRIDES):
                 await in_slices(strategy.preparing(structure, self._ref, True, NO_OVERRIDES))
             evaluation = strategy.evaluation(
-                structure, self._ref, self._home.data, cast(Any, self), self._home, NO_OVERRIDES
+                structure, self._ref, self._home.data, around=self._home, place=self
             )
             evaluation.begin(self.finish)
             strategy.propagate()
@@ -137,10 +137,6 @@ class EvaluationScope(Place, Failing):
             if is_cancellation(error):
                 raise
             self.fail(error, f"in {self.local_id(0)}, of run {strategy.run.id}")
-
-    def anchor(self) -> tuple[Place, int, int]:
-        """Where the evaluation stands."""
-        return self, 0, 0
 
     def finish(self, value: Any) -> None:
         """The evaluation has come to the list of its one member, or is skipped."""
@@ -181,6 +177,10 @@ class EvaluationScope(Place, Failing):
     def holdings(self) -> Holder:
         """Calls stand in the evaluation, which has holdings of its own."""
         return self._home.holdings
+
+    def execution_of(self, index: int) -> tuple[int, ...]:
+        """Which attempt of the group it is."""
+        return (self._attempt,)
 
     def node(self, index: int) -> Node:
         """The public node of the group."""

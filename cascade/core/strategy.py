@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from cascade.core.calls import Place
+from cascade.core.calls import Call, Place
 from cascade.core.pace import BATCH, SLICE, in_slices
 from cascade.errors import ResourceNotFoundError
 from cascade.graph.plan import inputs_of
@@ -16,11 +16,38 @@ from cascade.graph.structure import Ref, Slot, Structure
 
 if TYPE_CHECKING:
     from cascade.core.run import Run
-    from cascade.core.trampoline import Trampoline
 
 T = TypeVar("T")
 
 NO_OVERRIDES: Final[Mapping[Any, Any]] = {}
+
+
+class Carrier(Protocol):
+    """A trampoline, as the strategies see it: it makes one evaluation after the other."""
+
+    name: str  # of the loop, or of what the chain began with
+    returned: EvaluationPlace | None  # the last expression that was returned
+    begun: set[Ref]  # routes of which an iteration was begun
+    preceded: dict[tuple[Ref, int], Any]  # by route and predecessor: None, or the Skipped it is
+
+    @property
+    def execution(self) -> tuple[int, ...]: ...
+    def anchor(self) -> tuple[Place, int, int]: ...
+    def finish(self, value: Any) -> None: ...
+
+    # How an evaluation whose target came to control hands over.
+    def enter(
+        self, slot: Slot, overrides: Mapping[Any, Any], returned: EvaluationPlace | None = None
+    ) -> None: ...
+    def switch(self, slot: Slot) -> None: ...
+    def go_on(self, call: Call, control: Any, evaluation: EvaluationPlace | None) -> None: ...
+
+    # How code that goes round by itself accounts for it.
+    def count(self, is_bound: bool, executions: int) -> None: ...
+    def steps_left(self, is_bound: bool) -> int: ...
+    def next_iteration(
+        self, structure: Structure, slot: Slot, control: Any
+    ) -> tuple[int, Mapping[Any, Any]] | None: ...
 
 
 class Strategy:
@@ -113,15 +140,19 @@ class Strategy:
         structure: Structure,
         root: Ref,
         data: tuple[Any, ...],
-        trampoline: Trampoline | None = None,
+        trampoline: Carrier | None = None,
         around: Any = None,
         overrides: Mapping[Any, Any] = NO_OVERRIDES,
+        place: Place | None = None,
     ) -> EvaluationPlace:
-        """A new evaluation; an iteration if it has one `around`."""
+        """A new evaluation; an iteration, or one in a scope, if it has one `around`.
+
+        It stands where its `trampoline` says, or else alone in `place`.
+        """
         raise NotImplementedError
 
     def iterate(
-        self, trampoline: Trampoline, home: Any, root: int, overrides: Mapping[Any, Any]
+        self, trampoline: Carrier, home: Any, root: int, overrides: Mapping[Any, Any]
     ) -> None:
         """Begin the next iteration, at the slot `root`, of a loop that stands in `home`."""
         structure = home.structure
@@ -182,7 +213,7 @@ class Strategy:
 
     def unfold(
         self,
-        trampoline: Trampoline,
+        trampoline: Carrier,
         structure: Structure,
         data: tuple[Any, ...],
         overrides: Mapping[Any, Any],

@@ -64,7 +64,6 @@ EXTERNAL = {  # None: every module may
 CIRCLES: list[set[str]] = [
     {"workflow.expressions", "workflow.task"},  # two public types that are defined by each other
     {"vm.blueprint", "vm.disassemble"},  # str(blueprint) is its listing
-    {"core.strategy", "core.trampoline"},
 ]
 
 # The public names of the contract by section; a row of a package counts once it is listed.
