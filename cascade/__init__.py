@@ -6,7 +6,9 @@ Plain functions with `@task` build a tree of lazy results when called; `run(tree
 from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder, disassemble
 from cascade.core.interpreter import GraphExecutionStrategy
+from cascade.core.outlet import Item
 from cascade.core.state import InMemoryStateBackend, StateBackend
+from cascade.core.stream import Stream
 from cascade.engine import Engine, EngineStatistics, VirtualMachine, run, run_async
 from cascade.errors import (
     CacheKeyError,
@@ -99,6 +101,7 @@ __all__ = [
     "Hit",
     "InMemoryCache",
     "InMemoryStateBackend",
+    "Item",
     "Jump",
     "JumpKeyError",
     "JumpNotBoundError",
@@ -129,6 +132,7 @@ __all__ = [
     "StateBackend",
     "StaticGraphError",
     "StepLimitError",
+    "Stream",
     "TailCall",
     "TargetNotFoundError",
     "Task",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from inspect import Parameter
 from math import inf
@@ -21,9 +21,11 @@ from cascade.amounts import Rate
 from cascade.compiler import BlueprintBuilder
 from cascade.core.interpreter import GraphExecutionStrategy
 from cascade.core.interrupts import Terminated, run_interruptible, terminate
+from cascade.core.outlet import Outlet
 from cascade.core.registry import ResourceRegistry
 from cascade.core.run import Run
 from cascade.core.services import Services, TailCalls
+from cascade.core.stream import Stream, check_items, streaming
 from cascade.errors import did_you_mean
 from cascade.events import MessageBus
 from cascade.graph.plan_cache import MOST_SLOTS, PlanCache
@@ -33,7 +35,7 @@ from cascade.limits.gate import Gate
 from cascade.live.progress import Progress
 from cascade.vm.machine import Machine, VMExecutionStrategy
 from cascade.vm.verify import verify
-from cascade.workflow.expressions import Expression, check_target
+from cascade.workflow.expressions import Expression, MappedLazyResult, check_target
 from cascade.workflow.resources import ResourceDefinition
 
 if TYPE_CHECKING:
@@ -205,6 +207,18 @@ class Engine:
         predecessor was skipped, else a `DependencyMissingError`. Cancelled, it cancels and awaits
         all that it started.
         """
+        return await self._run(target, None, params, use_vm, max_steps, resources, progress)
+
+    async def _run(
+        self,
+        target: Any,
+        outlet: Outlet | None,
+        params: Mapping[str, Any] | None,
+        use_vm: bool,
+        max_steps: int | None,
+        resources: Iterable[ResourceDefinition],
+        progress: bool,
+    ) -> Any:
         backend = self.services.state_backend
         if use_vm and backend is not None:
             raise ValueError(
@@ -218,12 +232,84 @@ class Engine:
             own.register(definition)
         given = MappingProxyType(dict(params or {}))
         async with Progress(self) if progress and self.on_run is None else nullcontext():
-            run = Run(self.services, params, max_steps, own)
+            run = Run(self.services, params, max_steps, own, outlet)
             if use_vm:
                 return await VMExecutionStrategy().execute(run, target, given)
             if backend is None:
                 return await GraphExecutionStrategy().execute(run, target, given)
             return await self._run_recorded(run, target, given, backend)
+
+    @overload
+    def stream(
+        self,
+        target: MappedLazyResult[T],
+        *,
+        buffer: int = 100,
+        **options: Unpack[EngineRunOptions],
+    ) -> AbstractAsyncContextManager[Stream[T, list[T]]]: ...
+    @overload
+    def stream(
+        self,
+        target: Expression[S],
+        *,
+        items: Iterable[MappedLazyResult[T]],
+        buffer: int = 100,
+        **options: Unpack[EngineRunOptions],
+    ) -> AbstractAsyncContextManager[Stream[T, S]]: ...
+    @overload
+    def stream(
+        self,
+        target: Any,
+        *,
+        items: Iterable[MappedLazyResult[T]] = (),
+        buffer: int = 100,
+        **options: Unpack[EngineRunOptions],
+    ) -> AbstractAsyncContextManager[Stream[T, Any]]: ...
+    def stream(
+        self,
+        target: Any,
+        *,
+        items: Iterable[MappedLazyResult[Any]] = (),
+        buffer: int = 100,
+        params: Mapping[str, Any] | None = None,
+        use_vm: bool = False,
+        max_steps: int | None = None,
+        resources: Iterable[ResourceDefinition] = (),
+        progress: bool = False,
+    ) -> AbstractAsyncContextManager[Stream[Any, Any]]:
+        """A run whose items are read as they settle: `async with engine.stream(m) as results:`.
+
+        `async for item in results` gives a `cs.Item` for each item of the maps in `items`, which
+        are parts of the target; by default of the target, if it is a map. A map in a loop gives
+        its items in each iteration. `await results.value()` gives the target's value. While
+        `buffer` items are not read, no further item starts, and a `TaskBlocked` says so.
+
+        Leaving the block before the run is over cancels and awaits it. What the run fails with is
+        raised by the iteration, after the items that settled before, by `value()`, and at the end
+        of a block that met neither; never in a group. The other options are those of `run`. Raises
+        `ValueError` for a `buffer` below 1, and on entering for what is no map of the target.
+
+        >>> import anyio, cascade as cs
+        >>> @cs.task
+        ... def double(x):
+        ...     return 2 * x
+        >>> async def main():
+        ...     async with cs.Engine().stream(double.map(x=[1, 2])) as results:
+        ...         return [item.value async for item in results]
+        >>> anyio.run(main)
+        [2, 4]
+        """
+        check_target(target)
+        if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
+            raise ValueError(f"buffer={buffer!r} must be a whole number above 0")
+        maps = check_items(items)
+        if not maps and isinstance(target, MappedLazyResult):
+            maps = (target,)
+
+        async def run(outlet: Outlet) -> Any:
+            return await self._run(target, outlet, params, use_vm, max_steps, resources, progress)
+
+        return streaming(run, target, maps, buffer)
 
     async def _run_recorded(
         self, run: Run, target: Any, params: Mapping[str, Any], backend: StateBackend

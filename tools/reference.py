@@ -58,7 +58,7 @@ PAGES = (
         "(../explanation/demand.md), [structure and data](../explanation/structure-and-data.md), "
         "[cancellation](../explanation/cancellation.md).",
         (
-            *("run", "run_async", "Engine", "EngineStatistics"),
+            *("run", "run_async", "Engine", "EngineStatistics", "Item", "Stream"),
             *("build_graph", "BuiltGraph", "Graph", "Node", "Edge"),
             *("Solver", "NativeSolver", "ExecutionPlan", "Executor", "LocalExecutor"),
             *("StateBackend", "InMemoryStateBackend", "GraphExecutionStrategy"),
@@ -134,6 +134,7 @@ MADE_BY_CASCADE = frozenset(
     {
         *("Task", "LazyResult", "MappedLazyResult", "JumpSelector", "ConstraintManager"),
         *("ConstraintStatistics", "EngineStatistics", "ResourceDefinition", "Blueprint"),
+        *("Item", "Stream"),
         *("BuiltGraph", "Graph", "Node", "Edge", "Recording"),
     }
 )

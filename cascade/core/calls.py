@@ -17,6 +17,7 @@ from cascade.workflow.resources import Execution
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from cascade.core.outlet import Outlet
     from cascade.graph.nodes import Node
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
@@ -53,7 +54,7 @@ class Place:
     `parent_index` is what it belongs to there: a slot, or an item.
     """
 
-    __slots__ = ("_jump", "depth", "parent", "parent_index", "parent_rank", "scope")
+    __slots__ = ("_jump", "depth", "outlet", "parent", "parent_index", "parent_rank", "scope")
 
     def __init__(self, parent: Place | None, parent_index: int, parent_rank: int) -> None:
         self.parent = parent
@@ -61,6 +62,7 @@ class Place:
         self.parent_rank = parent_rank
         self.depth: int = 0
         self.scope: Scope | None = None if parent is None else parent.scope
+        self.outlet: Outlet | None = None  # where the values of what stands here go, too
         self._jump: Place | None = None  # the outermost refers to none: it would be a cycle
         if parent is not None:
             # Jumps as in a skew-binary list: any place around is found in O(log depth) steps.

@@ -421,6 +421,11 @@ class PlannedEvaluation(EvaluationPlace):
         """What an attempt of a group, or of a first, here comes to."""
         return await evaluate(self, call)
 
+    def is_streamed(self, slot: Slot) -> bool:
+        """Whether it is one of the target's maps that the caller of the run asked for."""
+        outlet = self._strategy.run.outlet
+        return outlet is not None and slot.index in outlet.maps and self._root.parent is None
+
     # Failures that policies answer
 
     def answers(self, index: int, error: Exception) -> bool:

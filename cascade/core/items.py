@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.core.calls import Call, Failed, Holder, Place, is_control, is_gone
 from cascade.core.feeds import AsyncFeed, Feed
+from cascade.core.outlet import Item
 from cascade.core.pace import end_of_slice
 from cascade.core.recovery import recover, wrapped
 from cascade.core.strategy import EvaluationPlace, Strategy
@@ -66,6 +67,7 @@ class MapItems(Place):
         self._most = maxsize if slot.concurrency is None else slot.concurrency
         self._is_postponed = False
         self._skipped: Skipped | None = None  # by the fallback of an item
+        self.outlet = strategy.run.outlet if evaluation.is_streamed(slot) else None
         self._trampolines: dict[int, Trampoline] = {}
         self._given: dict[int, frozenset[Any]] = {}  # what TailCalls of an item gave it, by name
 
@@ -206,6 +208,8 @@ class MapItems(Place):
         self._given.pop(index, None)
         self._results[index] = value
         self._running -= 1
+        if self.outlet is not None and not isinstance(value, Skipped):
+            self.outlet.put(Item(self.task_id(index), index, value))
         if self._strategy.run.activity is not None:
             self._strategy.run.activity.item_done(self._slot.name)
         self._go_on()
@@ -222,6 +226,8 @@ class MapItems(Place):
         self._feed = None
         self._constants = self._amounts = {}
         self._trampolines.clear()
+        if self.outlet is not None:
+            self.outlet.forget(self)
 
     def local_id(self, index: int) -> str:
         """The id of the item's node: the map's id, the position, and its place in the item."""

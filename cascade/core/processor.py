@@ -43,6 +43,7 @@ from cascade.workflow.cache_key import cache_key
 if TYPE_CHECKING:
     from cascade.core.activity import Activity
     from cascade.core.holdings import Resources
+    from cascade.core.outlet import Outlet
     from cascade.core.services import Services
     from cascade.graph.structure import Slot
     from cascade.limits.admission import Ticket
@@ -535,11 +536,31 @@ class Processor:
 
     def _admit(self, call: Call) -> bool:
         """Whether the call may start now; otherwise it is parked, and made ready when it may."""
+        if call.place.outlet is not None and self._is_held_back(call, call.place.outlet):
+            return False
         if not self._is_gated(call):
             return True
         resume = partial(self._run.make_ready, call)
         # Not whether it is parked still: who hears that it is may have freed it already.
         return self._ask(call, resume).reason is None
+
+    def _is_held_back(self, call: Call, outlet: Outlet) -> bool:
+        """Whether the call waits until its caller has read items that settled before."""
+        if not outlet.holds(call):
+            return False
+        reason = outlet.reason
+
+        def resume() -> None:
+            if self._activity is not None:
+                self._activity.resumed(call.slot.name, reason, call.attempt)
+            self._run.make_ready(call)
+
+        outlet.hold(call, resume)
+        if self._bus.listens(TaskBlocked):
+            self._publish(TaskBlocked, call, reason)
+        if self._activity is not None:
+            self._activity.parked(call.slot.name, reason, call.attempt)
+        return True
 
     def _ask(self, call: Call, resume: Callable[[], object]) -> Ticket:
         ticket = self._gate.ask(self._session(call), call.slot.gate_name, call.amounts, resume)

@@ -52,6 +52,7 @@ from cascade.plain import error_text
 from cascade.workflow.inputs import Inputs
 
 if TYPE_CHECKING:
+    from cascade.core.outlet import Outlet
     from cascade.core.services import Services
     from cascade.limits.gate import Session
 
@@ -89,6 +90,7 @@ class Run(Failing):
         params: Mapping[str, Any] | None,
         max_steps: int | None,
         resources: ResourceRegistry | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self.id = uuid4().hex
         self.services = services
@@ -96,6 +98,9 @@ class Run(Failing):
         self.inputs = Inputs(params)
         self.resources = Resources(self, services, resources or services.resources)
         self.max_steps = max_steps
+        self.outlet: Outlet | None = outlet
+        if outlet is not None:
+            outlet.run = self
         self.session: Session
         super().__init__()
         self.result: Any = _NO_RESULT

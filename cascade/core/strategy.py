@@ -298,6 +298,10 @@ class EvaluationPlace(Place):
         """All items of the map have their values; it is skipped if a fallback was."""
         raise NotImplementedError
 
+    def is_streamed(self, slot: Slot) -> bool:
+        """Whether the caller of the run reads the items of this map as they settle."""
+        raise NotImplementedError
+
     def failed_at(self, slot: Slot, error: BaseException) -> None:
         """The engine itself found that the evaluation cannot go on at `slot`."""
         raise NotImplementedError

@@ -69,6 +69,10 @@ class Reading:
         """The slot that holds the value of an expression of this reading."""
         return self._index[id(expression)]
 
+    def find(self, expression: Any) -> int | None:
+        """The same, or None if the target does not hold it."""
+        return self._index.get(id(expression))
+
 
 def read(target: Any) -> Reading:
     """Split `target` into structure and data. Raises `CycleError` naming the path of a cycle."""

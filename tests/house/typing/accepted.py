@@ -199,6 +199,15 @@ async def main() -> None:
     assert_type(await engine.run(parse("a"), use_vm=True), list[str])
     assert_type(await engine.run(parse("a"), resources=[], progress=True), list[str])
     assert_type(await engine.run(fetch.map(page=[1])), list[str])
+    pages = fetch.map(page=[1])
+    async with engine.stream(pages, use_vm=True, buffer=5) as of_map:
+        assert_type(await of_map.value(), list[str])
+        async for page in of_map:
+            assert_type(page, cs.Item[str])
+            assert_type(page.value, str)
+    async with engine.stream(parse(pages), items=[pages]) as within:
+        assert_type(await within.value(), list[str])
+        assert_type(await anext(within), cs.Item[str])
     assert_type(engine.constraints.limit_rate("global", "5/s", burst=2), str)
     blueprint, data = cs.BlueprintBuilder().build(double(1))
     assert_type(blueprint, cs.Blueprint)
