@@ -350,10 +350,13 @@ class Frame(PlannedEvaluation):
         """The target has its value: all of its code is done."""
         self._end(value)
 
-    def begun(self, row: isa.Invocation) -> Call:
-        """The call of a row that other code than the interpreter has begun, unseen."""
+    def begun(self, row: isa.Invocation, since: float | None = None) -> Call:
+        """The call of a row that other code than the interpreter has begun, unseen.
+
+        `since` is when it began, if that is known.
+        """
         call, run = self.call(row), self._machine.run
-        run.processor.started_unseen(call)
+        run.processor.started_unseen(call, since)
         if run.activity is not None:
             run.activity.started(call.slot.name, 1)
         return call

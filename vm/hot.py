@@ -22,6 +22,7 @@ from cascade.core.values import Deferred, Skipped
 from cascade.vm import isa
 from cascade.vm.frame import Frame, FrameStrategy, Program
 from cascade.vm.fused import FusedRoutine, Linked
+from cascade.vm.pauses import Pauses
 from cascade.vm.programs import Programs
 from cascade.vm.source import ABSENT
 from cascade.vm.watch import guards
@@ -38,6 +39,7 @@ class HotCode:
 
     __slots__ = (
         "_machine",
+        "_pauses",
         "_program",
         "_programs",
         "_trampoline",
@@ -60,6 +62,7 @@ class HotCode:
         self._watch = programs.watch
         self._trampoline = trampoline
         self._program = program
+        self._pauses: Pauses | None = None  # of its code, if that awaits
         self._wrapped: dict[int, WrappedCall] = {}  # by row, while its calls have to be
         self._wrapping: tuple[int, Program, Linked] | None = None  # the last, and for what it holds
         self.place, _, self.rank = trampoline.anchor()
@@ -133,9 +136,10 @@ class HotCode:
         while (entry := self._entry()) is not None:
             linked, values = entry
             watch = self._watch
-            watch.enter(linked)
+            pauses = self._pauses = Pauses(linked.run(*values), self._machine.run.processor.clock)
+            watch.enter(linked, pauses)
             try:
-                pc, left = await linked.run(*values)
+                pc, left = await pauses
             except Leave as error:
                 self._leave(*self._left_before(error))
                 return
@@ -147,7 +151,7 @@ class HotCode:
                 self._failed(error)
                 return
             finally:
-                watch.leave(linked)
+                watch.leave(linked, pauses)
             if not self._goes_on(pc, left, linked):
                 return
             await self._machine.run.give_way()
@@ -275,7 +279,9 @@ class HotCode:
 
     def _begun(self, frame: Frame, row: isa.Invocation, wrapped: WrappedCall | None) -> Call:
         """The call that the code has begun, as one of the interpreter's."""
-        return frame.begun(row) if wrapped is None else wrapped.handed_to(frame.call(row))
+        if wrapped is not None:
+            return wrapped.handed_to(frame.call(row))
+        return frame.begun(row, None if self._pauses is None else self._pauses.since)
 
     def _restored(
         self, pc: int, left: dict[str, Any], is_begun: bool

@@ -18,6 +18,7 @@ from cascade.executors.executor import usual_class
 from cascade.graph.quick_key import is_literal
 from cascade.graph.structure import PLAIN
 from cascade.vm.fused import NONE_WRAPPED, FusedRoutine, Linked
+from cascade.vm.pauses import Pauses
 
 if TYPE_CHECKING:
     from cascade.core.run import Run
@@ -34,6 +35,7 @@ class Watch:
         self.version = 0
         self.usual: type[Any] | None = None  # the class of the last ordinary value, as a guard
         self._running: dict[Linked, int] = {}
+        self._pauses: dict[Pauses, None] = {}  # of what runs and awaits
         self._allowed: dict[tuple[str, ...], int] = {}
         self._ends: list[Callable[[], None]] = [
             run.services.gate.on_change(self._changed),
@@ -59,14 +61,18 @@ class Watch:
         self._allowed[task_names] = self.version
         return True
 
-    def enter(self, linked: Linked) -> None:
-        """`linked` runs from now on."""
+    def enter(self, linked: Linked, pauses: Pauses | None = None) -> None:
+        """`linked` runs from now on, and has these pauses if it awaits."""
         linked.arm(self.version)  # who enters has just asked, or has wrapped the calls
         # Counted: several places of one run may await within the same code.
         self._running[linked] = self._running.get(linked, 0) + 1
+        if pauses is not None:
+            self._pauses[pauses] = None
 
-    def leave(self, linked: Linked) -> None:
+    def leave(self, linked: Linked, pauses: Pauses | None = None) -> None:
         """One that ran `linked` has left it."""
+        if pauses is not None:
+            del self._pauses[pauses]
         count = self._running[linked] - 1
         if count:
             self._running[linked] = count
@@ -80,6 +86,8 @@ class Watch:
         self.usual = None
         for linked in self._running:
             linked.disarm()
+        for pauses in self._pauses:
+            pauses.changed()
 
 
 def guards(

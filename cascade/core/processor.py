@@ -10,7 +10,7 @@ first path (it was denied, it retries after a delay, it gave an awaitable) goes 
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
+from asyncio import CancelledError, get_running_loop
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -93,9 +93,12 @@ class Processor:
         self._has_requests = get_cancelled_exc_class() is CancelledError  # that of asyncio
         self._flights: dict[tuple[int, bytes], Flight] = {}
         self._asking: set[Call] = set()  # in tasks that have not begun
-        self._clock = (
-            current_token().backend_class.current_time
-        )  # anyio.current_time() of this loop
+        # anyio.current_time() of this loop, by the shortest way
+        self.clock: Callable[[], float] = (
+            get_running_loop().time
+            if self._has_requests
+            else current_token().backend_class.current_time
+        )
 
     def is_direct(self, call: Call) -> bool:
         """Whether the driver may carry it out on the spot: an inline sync call, no detours."""
@@ -155,7 +158,7 @@ class Processor:
     def call_inline(self, call: Call) -> Any:
         """The plain call itself, announced, and reported if it holds the loop for too long."""
         if not self._bus.hears_tasks and self._activity is None:
-            call.started = self._clock()
+            call.started = self.clock()
             return called(call.slot.task, call.args, call.kwargs)
         self.started(call)
         watched = self._bus.listens(TaskStalled)
@@ -463,7 +466,7 @@ class Processor:
         if not falls_back and (slot.settled_on is None or not slot.settled_on.matches(error)):
             return None
         if self._bus.listens(TaskRecovered):
-            now = self._clock()
+            now = self.clock()
             self._bus.publish(TaskRecovered(self._run.id, now, task_id, slot.name, error))
         return Failed(error, falls_back)
 
@@ -472,7 +475,7 @@ class Processor:
         bus, run = self._bus, self._run
         if self._activity is not None:
             self._activity.started(call.slot.name, call.attempt)
-        now = call.started = self._clock()  # also for who subscribes before the attempt is over
+        now = call.started = self.clock()  # also for who subscribes before the attempt is over
         if not bus.hears_tasks:
             return
         if run.services.on_attempt is not None:
@@ -483,9 +486,9 @@ class Processor:
             event = TaskExecutionStarted(run.id, now, call.task_id, name, call.attempt)
             bus.deliver(event, handlers)
 
-    def started_unseen(self, call: Call) -> None:
-        """The attempt was begun by code that reads no clock: it counts from now."""
-        call.started = self._clock()
+    def started_unseen(self, call: Call, since: float | None) -> None:
+        """The attempt was begun by code that reads no clock: it counts from `since`, or now."""
+        call.started = self.clock() if since is None else since
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The attempt has failed, or was cancelled: told."""
@@ -498,7 +501,7 @@ class Processor:
         bus = self._bus
         handlers = bus.handlers(TaskExecutionFinished) if bus.hears_tasks else None
         if handlers:
-            now = self._clock()
+            now = self.clock()
             event = TaskExecutionFinished(
                 self._run.id,
                 now,
@@ -512,7 +515,7 @@ class Processor:
 
     def _publish(self, kind: type[TaskEvent], call: Call, *fields: Any) -> None:
         run = self._run
-        self._bus.publish(kind(run.id, self._clock(), call.task_id, call.slot.name, *fields))
+        self._bus.publish(kind(run.id, self.clock(), call.task_id, call.slot.name, *fields))
 
     # The gate
 
