@@ -10,7 +10,7 @@ from inspect import CO_ITERABLE_COROUTINE
 from types import GeneratorType
 from typing import Any, Protocol
 
-from anyio import to_thread
+from anyio import get_cancelled_exc_class, to_thread
 
 from cascade.executors.byvalue import dumps, is_reachable
 from cascade.executors.mainmodule import NOT_IN_A_FILE
@@ -44,8 +44,7 @@ async def call(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
     if task.is_async:
         return await task.func(*args, **kwargs)
     if task.mode == "thread":
-        # In a list: trio takes a coroutine that a thread returns for a mistake.
-        (value,) = await to_thread.run_sync(_called_boxed, task, args, kwargs)
+        value = await _in_thread(task, args, kwargs)
     elif task.mode == "process":
         value = await _in_process(task, args, kwargs)
     else:
@@ -75,8 +74,35 @@ def called(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any
         raise stopped(task.name) from error
 
 
-def _called_boxed(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return [called(task, args, kwargs)]
+async def _in_thread(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    cancelled = get_cancelled_exc_class()
+    outcome = await to_thread.run_sync(_boxed, cancelled, task, args, kwargs)
+    value, error = outcome
+    if error is None:
+        return value
+    try:
+        raise error
+    finally:
+        del error, outcome  # its traceback refers to this frame
+
+
+def _boxed(
+    cancelled: type[BaseException],
+    task: Task[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[Any, BaseException | None]:
+    """The value of a call on this thread, or what it raised, in a box.
+
+    trio takes a coroutine that a thread returns for a mistake, and writes to what a thread raises,
+    which its class may refuse.
+    """
+    try:
+        return called(task, args, kwargs), None
+    except cancelled:  # of `anyio.from_thread.check_cancelled()`
+        raise
+    except BaseException as error:
+        return None, error
 
 
 def stopped(task_name: str) -> RuntimeError:

@@ -91,6 +91,94 @@ def test_an_unusual_error_of_a_loop_and_beside_another(run, error):
     assert caught.value is error
 
 
+def raises(error):
+    raise error
+
+
+async def raises_later(error):
+    await anyio.sleep(1)
+    raise error
+
+
+async def nested(error):
+    await cs.run_async(cs.task(raises, mode="thread")(error))
+
+
+class FailingCache:
+    def __init__(self, error):
+        self.error = error
+
+    async def get(self, key):
+        raise self.error
+
+    async def put(self, key, value):
+        pass
+
+
+def hot_loop(error, mode):
+    """Whose argument fails once it has gone round often enough to be fused."""
+
+    @cs.task
+    def step(n, count):
+        count.append(n)
+        return cs.Jump("again")
+
+    count = []
+    task = cs.task(lambda count, n: raises(error) if len(count) > 60 else n, mode=mode)
+    node = step(task(count, 0), count)
+    return cs.bind(node, cs.select_jump({"again": node}))
+
+
+@cs.task
+def takes(x):
+    return x
+
+
+def in_mode(mode):
+    return {
+        "call": lambda error: cs.task(raises, mode=mode)(error),
+        "awaitable": lambda error: cs.task(lambda: raises_later(error), mode=mode)(),
+        "map": lambda error: cs.task(raises, mode=mode).map(error=[error]),
+        "capacity": lambda error: cs.task(raises, mode=mode)(error).with_constraints(gpu=1),
+        "condition": lambda error: takes(1).run_if(cs.task(raises, mode=mode)(error)),
+        "selector": lambda error: cs.Router(cs.task(raises, mode=mode)(error), {1: 2}),
+        "returned": lambda error: cs.task(lambda: cs.task(raises, mode=mode)(error))(),
+        "loop": lambda error: hot_loop(error, mode),
+    }
+
+
+WAYS = {
+    **{f"inline {name}": way for name, way in in_mode("inline").items()},
+    **{f"thread {name}": way for name, way in in_mode("thread").items()},
+    "async": lambda error: cs.task(raises_later)(error),
+    "timed": lambda error: cs.task(raises_later)(error).with_timeout(60),
+    "thread timed": lambda error: cs.task(raises, mode="thread")(error).with_timeout(60),
+    "cache": lambda error: takes(1).with_cache(FailingCache(error)),
+    "nested run": lambda error: cs.task(nested)(error),
+    "retry": lambda error: cs.task(raises)(OSError()).with_retry(2, on=lambda _: raises(error)),
+    **{f"set-up of a {s}": lambda _, s=s: takes(cs.inject(s)) for s in ("run", "step", "task")},
+}
+
+
+@unusual
+@pytest.mark.parametrize("way", WAYS)
+def test_an_unusual_error_comes_out_of_everything_as_itself(run, error, way):
+    """Of a task in each mode and place, and of what the engine asks: the same object."""
+
+    def failing(scope):
+        @cs.resource(name=scope, scope=scope)
+        def held():
+            raise error
+            yield
+
+        return held
+
+    resources = [failing(scope) for scope in ("run", "step", "task")]
+    with pytest.raises(type(error)) as caught:
+        run([WAYS[way](error)], resources=resources, system_resources={"gpu": 1})
+    assert caught.value is error
+
+
 @pytest.mark.parametrize("scope", ["run", "step", "task"])
 @pytest.mark.parametrize("retries", [1, 3])
 def test_a_failure_and_a_failing_tear_down_make_a_group(run, scope, retries):
