@@ -32,6 +32,27 @@ def dumps(value: Any, *, to_worker: bool) -> bytes:
     return file.getvalue()
 
 
+class Remade:
+    """An error to be pickled whose class does not take its own `args`, or refuses its state."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = self._error.__getstate__()
+        attributes = [part for part in (state if type(state) is tuple else (state,)) if part]
+        return _remade, (type(self._error), self._error.args, attributes)
+
+
+def _remade(
+    kind: type[BaseException], args: tuple[Any, ...], attributes: list[dict[str, Any]]
+) -> BaseException:
+    error = kind.__new__(kind, *args)
+    for name, value in (item for part in attributes for item in part.items()):
+        object.__setattr__(error, name, value)
+    return error
+
+
 def is_reachable(module: str) -> bool:
     """Whether a worker gets hold of what is defined in the module."""
     return module != "__main__" or main_module().is_loadable or _pickler_class() is not None

@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from cascade.errors import add_note
 from cascade.executors import mainmodule
-from cascade.executors.byvalue import dumps
+from cascade.executors.byvalue import Remade, dumps
 from cascade.executors.executor import stopped
 from cascade.executors.processes import LENGTH, Setup
 from cascade.plain import error_text
@@ -176,7 +176,8 @@ def _failed(error: BaseException, doing: str = "") -> bytes:
 
 def _pickled_error(error: BaseException) -> bytes:
     """The error and its cause, or what can be told of an error that cannot be pickled."""
-    for pair in ((error, error.__cause__), (error, None)):
+    cause, remade = error.__cause__, Remade(error)
+    for pair in ((error, cause), (remade, cause), (error, None), (remade, None)):
         try:
             message = dumps((False, pair), to_worker=False)
             _Unpickler(BytesIO(message)).load()

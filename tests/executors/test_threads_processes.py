@@ -398,3 +398,66 @@ def test_a_stop_iteration_in_a_process_is_the_cause_of_a_runtime_error(run, work
         run(workflow.stop("mine"))
     assert isinstance(caught.value.__cause__, StopIteration)
     assert caught.value.__cause__.args == ("mine",)
+
+
+UNUSUAL = """
+import dataclasses
+import cascade as cs
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    n: int
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted(Exception):
+    n: int
+
+class Sealed(Exception):
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+class NeedsArguments(Exception):
+    def __init__(self, n, m):
+        super().__init__()
+        self.n = n
+
+class TakesNoNote(Exception):
+    n = 7
+    def add_note(self, note):
+        raise TypeError
+
+MADE = {
+    "frozen": lambda: Frozen(7),
+    "slotted": lambda: Slotted(7),
+    "sealed": lambda: Sealed(7),
+    "needs arguments": lambda: NeedsArguments(7, 8),
+    "takes no note": lambda: TakesNoNote("n"),
+}
+
+@cs.task(mode="process")
+def fails(name):
+    raise MADE[name]() from LookupError("the cause")
+"""
+
+
+@pytest.fixture
+def unusual(tmp_path, monkeypatch):
+    """A module whose process task raises what refuses this or that."""
+    (tmp_path / "unusual_failures.py").write_text(UNUSUAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("unusual_failures")
+    del sys.modules["unusual_failures"]
+
+
+@pytest.mark.parametrize(
+    "name", ["frozen", "slotted", "sealed", "needs arguments", "takes no note"]
+)
+def test_an_unusual_error_of_a_process_keeps_its_class_and_what_it_holds(run, unusual, name):
+    """Whatever its class refuses: its arguments, its attributes, its cause."""
+    expected = unusual.MADE[name]()
+    with pytest.raises(type(expected)) as caught:
+        run(unusual.fails(name))
+    error = caught.value
+    assert error.args == expected.args
+    assert getattr(error, "n", None) == getattr(expected, "n", None)
+    assert repr(error.__cause__) == "LookupError('the cause')"
