@@ -54,7 +54,7 @@ async def outlast(event: Event) -> BaseException | None:
     """Wait for `event` whatever cancels this task; what did so meanwhile is to be raised later.
 
     A shielded scope stops the cancellation of scopes, not `Task.cancel()`, nor an interrupt that
-    the event loop delivers here.
+    the event loop delivers here, which no cancellation after it replaces.
     """
     interruption: BaseException | None = None
     with CancelScope(shield=True):
@@ -62,7 +62,8 @@ async def outlast(event: Event) -> BaseException | None:
             try:
                 await event.wait()
             except (get_cancelled_exc_class(), KeyboardInterrupt) as error:
-                interruption = error
+                if not isinstance(interruption, KeyboardInterrupt):
+                    interruption = error
     return interruption
 
 

@@ -289,7 +289,9 @@ class Lease:
                 raise
             # `cancel()` of this very task: by a TaskGroup that the resource holds open, for one.
             resources.run.stop()
-            await outlast(self.closing)
+            interruption = await outlast(self.closing)
+            if isinstance(interruption, KeyboardInterrupt):
+                raise interruption from None
             raise (self.failure or error) from None
         if self.failure is not None:
             raise self.failure

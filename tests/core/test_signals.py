@@ -19,8 +19,10 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 import anyio
 import cascade as cs
+from cascade.core.cancellation import outlast
 
 def say(word):
     print(word, flush=True)
@@ -47,6 +49,66 @@ async def broken():
         yield 1
     finally:
         raise OSError("broken")
+
+def slow_in(scope, waits):
+    @cs.resource(name=scope, scope=scope)
+    async def slow():
+        try:
+            yield 1
+        finally:
+            await waits()
+            say("closed")
+
+    return slow
+
+def line_in_thread(word):
+    anyio.from_thread.run_sync(int)  # whoever awaits this thread waits from now on
+    say(word)
+    sys.stdin.readline()
+
+async def line_of_stdin(word="closing"):
+    await anyio.to_thread.run_sync(line_in_thread, word)
+
+async def endless():
+    say("closing")
+    await anyio.sleep_forever()
+
+async def in_own_loop(target, waits, **options):
+    engine = cs.Engine(**options)
+    for scope in ("run", "step", "task"):
+        engine.register(slow_in(scope, waits))
+    say(await engine.run(target, use_vm=use_vm))
+
+def attempt_in_own_loop(*arguments, **options):
+    try:
+        anyio.run(partial(in_own_loop, *arguments, **options), backend=backend)
+    except BaseException as error:
+        say(repr(error))
+
+@cs.task
+async def returns(_):
+    return 5
+
+@cs.task
+async def fails(_):
+    raise ValueError
+
+@cs.task
+async def needs(_):
+    say("ready")
+    while True:  # Python sees a signal that comes just before the loop waits when it wakes up
+        await anyio.sleep(0.1)
+
+async def outlasting():
+    event = anyio.Event()
+
+    async def goes_on():
+        await line_of_stdin("ready")
+        event.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(goes_on)
+        say(repr(await outlast(event)))
 
 @cs.task
 async def waiting(n, _=cs.inject("database")):
@@ -142,6 +204,17 @@ if __name__ == "__main__":
         case "before":
             signal.signal(signal.SIGTERM, lambda *_: say("mine"))
             run(waiting(1))
+        case "tear-down":
+            task, scope = {"returns": returns, "fails": fails}[sys.argv[4]], sys.argv[5]
+            attempt_in_own_loop(task(cs.inject(scope)), line_of_stdin)
+        case "endless":
+            target = needs(cs.inject(sys.argv[4]))
+            attempt_in_own_loop(target, endless, teardown_timeout=1)
+        case "outlast":
+            try:
+                anyio.run(outlasting, backend=backend)
+            except BaseException as error:
+                say(repr(error))
         case "in a thread":
             thread = threading.Thread(target=lambda: say(run(cs.Param("x", 5))))
             thread.start()
@@ -182,10 +255,11 @@ def started(tmp_path, backend, use_vm):
     (tmp_path / "program.py").write_text(PROGRAM)
 
     @contextmanager
-    def started(kind):
+    def started(*kind):
         process = subprocess.Popen(
-            [sys.executable, "-P", "program.py", backend, "vm" if use_vm else "graph", kind],
+            [sys.executable, "-P", "program.py", backend, "vm" if use_vm else "graph", *kind],
             cwd=tmp_path,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -318,6 +392,42 @@ def test_ctrl_c_in_the_event_loop_of_the_user(started):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=150)
     assert (out, err, process.returncode) == ("closed\nKeyboardInterrupt()\n", "", 0)
+
+
+SCOPES = pytest.mark.parametrize("scope", ["run", "step", "task"])
+
+
+@SCOPES
+@pytest.mark.parametrize("end", ["returns", "fails"])
+def test_ctrl_c_in_a_tear_down_in_the_event_loop_of_the_user(started, end, scope):
+    """The tear-down goes on to its end, and then the interrupt comes out, not what came before."""
+    with started("tear-down", end, scope) as process:
+        wait_for(process, "closing")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate("go on\n", timeout=150)
+    assert (out, process.returncode) == ("closed\nKeyboardInterrupt()\n", 0)
+
+
+@SCOPES
+def test_ctrl_c_twice_in_the_event_loop_of_the_user(started, scope):
+    """A tear-down that hangs is given up, at its deadline at the latest; still no group."""
+    with started("endless", scope) as process:
+        wait_for(process, "ready")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "closing")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=150)
+    assert (out, process.returncode) == ("KeyboardInterrupt()\n", 0)
+
+
+def test_a_wait_that_outlasts_an_interrupt_tells_of_it(started, backend):
+    """trio raises it in the main task, whatever that waits for; asyncio cancels the task."""
+    with started("outlast") as process:
+        wait_for(process, "ready")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate("go on\n", timeout=150)
+    told = {"trio": "KeyboardInterrupt()\n", "asyncio": "CancelledError()\n"}[backend]
+    assert out.startswith(told)
 
 
 def test_handlers_are_put_back(run):
