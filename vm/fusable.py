@@ -12,6 +12,7 @@ from typing import Final
 
 from cascade.graph.structure import LIST, TASK, TUPLE, Ref, Slot, Structure
 from cascade.vm import isa
+from cascade.vm.alone import awaits_stand_alone
 from cascade.vm.blueprint import Routine
 from cascade.workflow.task import Parameters
 
@@ -114,7 +115,8 @@ def _check(structure: Structure, routine: Routine) -> None:
     for row in code:
         _check_row(structure, row)
     _check_regions(code)
-    _check_order(code)
+    if not awaits_stand_alone(code):
+        raise NotFusable("its async tasks may run at the same time as others")
 
 
 def _check_row(structure: Structure, row: isa.Instruction) -> None:
@@ -142,33 +144,6 @@ def _check_regions(code: tuple[isa.Instruction, ...]) -> None:
     for pc, row in enumerate(code):
         if any(first.get(region, pc) < pc for region in row.opens()):
             raise NotFusable("a value is wanted by guards that come one after the other")
-
-
-def _check_order(code: tuple[isa.Instruction, ...]) -> None:
-    """An await stands alone: all calls above lead to it, all below need it."""
-    ancestors: list[int] = []
-    producers: dict[int, int] = {}
-    openers: dict[int, int] = {}
-    calls = 0
-    for pc, row in enumerate(code):
-        mine = openers.get(row.at, 0)
-        for register in row.reads():
-            mine |= producers.get(register, 0)
-        ancestors.append(mine)
-        own = mine | 1 << pc
-        if isinstance(row, isa.Producer):
-            producers[row.dst] = producers.get(row.dst, 0) | own
-        for region in row.opens():
-            openers[region] = openers.get(region, 0) | own
-        if isinstance(row, isa.Invocation):
-            calls |= 1 << pc
-    for pc, row in enumerate(code):
-        if not isinstance(row, isa.Await):
-            continue
-        above = calls & ((1 << pc) - 1)
-        below = [q for q in range(pc + 1, len(code)) if calls >> q & 1]
-        if above & ~ancestors[pc] or any(not ancestors[q] >> pc & 1 for q in below):
-            raise NotFusable("its async tasks may run at the same time as others")
 
 
 def _check_expression(structure: Structure) -> None:
