@@ -63,8 +63,9 @@ def test_what_progress_costs_is_told(bench: ModuleType, backend: str) -> None:
 
 
 def test_memory_is_told(bench: ModuleType, backend: str) -> None:
-    """The growth of memory is one line for a loop, and one for a map."""
-    line, of_map = bench.memory.lines(backend, quick=True)
+    """The growth of memory is one line for a loop and one for a map; what waiters take another."""
+    loop, of_map, waiters = bench.memory.lines(backend, quick=True)
+    assert loop.startswith(f"memory over 2,000 iterations, {backend}, vm: ")
+    assert "objects" in loop
     assert "items of a generator" in of_map
-    assert line.startswith(f"memory over 2,000 iterations, {backend}, vm: ")
-    assert "objects" in line
+    assert waiters.startswith(f"memory of 200 waiters, {backend}, vm: ")

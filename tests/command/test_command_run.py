@@ -230,6 +230,30 @@ def test_limits_hold(command, tmp_path, strategy):
 
 
 @pytest.mark.parametrize(
+    ("limit", "at_once"), [("gpu=20/s", 1), ("gpu=20/s:3", 3), ("gpu=1200/m:2", 2)]
+)
+def test_capacity_that_refills(command, flow, tmp_path, strategy, limit, at_once):
+    """`--limit NAME=RATE:BURST`: so many start at once, the next when enough is there again."""
+    (tmp_path / "refilled.py").write_text(
+        "import anyio\nimport cascade as cs\n\n@cs.task\ndef start(n):\n"
+        "    return anyio.current_time()\n\n"
+        "started = start.map(n=range(5)).with_constraints(gpu=1)\n"
+    )
+    code, out, err = command("run", "refilled.py:started", "--limit", limit, *strategy)
+    assert (code, err) == (0, "")
+    times = json.loads(out)
+    assert times[at_once] - times[0] >= 0.049
+    assert times[4] - times[0] >= 0.05 * (5 - at_once) - 0.001
+
+
+def test_more_than_the_burst_fails_the_run(cascade, flow, strategy):
+    """There would never be enough at once."""
+    done = cascade("run", "flow.py:scarce", "--limit", "gpu=20/s:0.5", *strategy)
+    assert done.returncode == 1
+    assert "of 'gpu', more than its burst of 0.5" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("option", "said"),
     [
         (["--limit", "gup=2"], "no task of it takes the capacity 'gup'; did you mean 'gpu'?"),
@@ -318,6 +342,9 @@ def test_code_that_fails_to_load_shows_its_traceback(cascade, flow, tmp_path, na
         (["flow.py:total", "-p", "more=1", "-p", "more=2"], "'more' is given twice"),
         (["flow.py:pages", "--limit", "gpu=many"], "--limit gpu='many' is no number"),
         (["flow.py:pages", "--limit", "gpu=-1"], "'gpu' the capacity -1"),
+        (["flow.py:pages", "--limit", "gpu=9/s:many"], "--limit gpu='many' is no number"),
+        (["flow.py:pages", "--limit", "gpu=9/s:0"], "the burst 0 is not a finite number above 0"),
+        (["flow.py:pages", "--limit", "gpu=9/x"], "the rate '9/x' has no known unit"),
         (["flow.py:pages", "--limit", "gpu"], "--limit 'gpu' has no value"),
         (["flow.py:pages", "--limit", "gpu=1", "--limit", "gpu=2"], "given twice for 'gpu'"),
         (["flow.py:pages", "--rate", "task:f=1/x"], "the rate '1/x' has no known unit"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from io import StringIO
 
 import anyio
 import pytest
+from rich.console import Console
 
 import cascade as cs
 
@@ -167,3 +169,72 @@ def test_an_engine_of_its_own_shares_nothing(inside, use_vm):
         return await engine.run(separate().with_constraints(gpu=1), use_vm=use_vm)
 
     assert inside(program) == 5
+
+
+def test_a_run_inside_sets_up_its_own_resources_and_fails_into_the_task(inside, use_vm):
+    """Of the scope "run" too: a run inside is a run of its own, with its own id in events."""
+    happened = []
+
+    @cs.resource
+    def database():
+        happened.append("open")
+        yield len(happened)
+        happened.append("close")
+
+    @cs.task
+    async def query(n, database=cs.inject("database")):
+        happened.append(n)
+        if n == 2:
+            raise OSError(database)
+        return database
+
+    async def program():
+        engine = cs.Engine()
+        engine.register(database)
+
+        @cs.task
+        async def outer(database=cs.inject("database")):
+            found = await engine.run(query(1), use_vm=use_vm)
+            with pytest.raises(OSError, match="5") as caught:
+                await engine.run(query(2), use_vm=use_vm)
+            happened.append("caught")
+            assert f"of run {started[2].run_id}" in caught.value.__notes__[0]
+            return database, found
+
+        started, ended = [], []
+        engine.bus.subscribe(cs.RunStarted, started.append)
+        engine.bus.subscribe(cs.RunFinished, ended.append)
+        value = await engine.run(outer(), use_vm=use_vm)
+        names = {event.run_id: event.target for event in started}
+        return value, list(names.values()), [(names[e.run_id], e.status) for e in ended]
+
+    value, begun, ended = inside(program)
+    assert value == (1, 2)
+    assert begun == ["outer", "query", "query"]
+    assert ended == [("query", "Succeeded"), ("query", "Failed"), ("outer", "Succeeded")]
+    inner_runs = ["open", 1, "close", "open", 2, "caught"]
+    assert happened == ["open", *inner_runs, "close"]
+
+
+def test_progress_shows_a_run_inside_beside_the_one_around_it(inside, use_vm):
+    """Each has a line of its own for as long as it goes on, and one about how it ended."""
+    text = StringIO()
+
+    async def program():
+        engine = cs.Engine()
+
+        @cs.task
+        async def outer():
+            await anyio.sleep(2)
+            await engine.run(inner(1), use_vm=use_vm)
+            await anyio.sleep(2)
+
+        async with cs.Progress(engine, console=Console(file=text, width=100), interval=0.5):
+            await engine.run(outer(), use_vm=use_vm)
+
+    inside(program)
+    told = [line.partition(":")[0] for line in text.getvalue().splitlines()]
+    at = told.index("inner running 0.5 s")
+    assert "outer running 2.5 s" in (told[at - 1], told[at + 1])
+    assert "inner Succeeded after 1.0 s" in told
+    assert told[-1] == "outer Succeeded after 5.0 s"
