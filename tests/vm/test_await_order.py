@@ -26,7 +26,10 @@ def looped(shape: Shape, log: list[Any]) -> Any:
     def told(name: str, given: tuple[Any, ...]) -> Any:
         log.append(name)
         counts[name] = counts.get(name, -1) + 1
-        return given[counts[name] % len(given)]
+        value = given[counts[name] % len(given)]
+        if isinstance(value, Exception):
+            raise value
+        return value
 
     @cs.task
     def note(name: str, *needed: Any, gives: tuple[Any, ...] = (1,)) -> Any:
@@ -100,6 +103,30 @@ def two_conditions_and_a_default(note: Any, later: Any) -> Any:
     return (later("later", given),)
 
 
+def fallback_of_its_own_calls(note: Any, later: Any) -> Any:
+    """What only a failure demands is opened by no row."""
+    own = note("own", gives=(1, ValueError("own")))
+    instead = note("instead", note("for the fallback"))
+    return (later("later", own.with_fallback(instead)), note("unrelated"))
+
+
+def await_that_has_a_fallback(note: Any, later: Any) -> Any:
+    """The fallback of an await, and what that awaits, start after it has failed."""
+    own = later("own", gives=(1, ValueError("own")))
+    return (note("after", own.with_fallback(later("instead", note("for the fallback")))),)
+
+
+def handler_that_injects(note: Any, later: Any) -> Any:
+    """A handler's resource is demanded only by a failure."""
+
+    @cs.task
+    def handle(error: Exception, held: Any = cs.inject("held")) -> Any:
+        return note.func("handle", held)
+
+    own = note("own", gives=(1, ValueError("own")))
+    return (later("later", own.with_fallback(handle)),)
+
+
 SHAPES = [
     router_in_a_condition,
     literal_route,
@@ -108,12 +135,21 @@ SHAPES = [
     nested_routers,
     awaits_in_two_routes,
     two_conditions_and_a_default,
+    fallback_of_its_own_calls,
+    await_that_has_a_fallback,
+    handler_that_injects,
 ]
+
+
+@cs.resource(scope="step")
+def held() -> Any:
+    yield "held"
 
 
 def started(inside: Any, shape: Shape, use_vm: bool, hot_after: int) -> tuple[list[Any], int]:
     log: list[Any] = []
     engine = cs.Engine()
+    engine.register(held)
     engine.services.fused_tier = FusedTier(hot_after)
     value = inside(lambda: engine.run(looped(shape, log), use_vm=use_vm))
     return [*log, value], engine.statistics().fused_entries
