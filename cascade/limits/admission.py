@@ -10,24 +10,24 @@ admissible, until none is.* A request is admissible when no pause matches it, ea
 matches it has a token, each of its refills has enough and denies no earlier request that the pauses
 and rates admit, each of its things has enough free, and no earlier request that only things keep
 waiting claims one of the same things. So a request denied by a pause or a rate stands in nobody's
-way and in no queue, one denied by a refill, if it is the first of its kind (of one task, with
+way and in no row, one denied by a refill, if it is the first of its kind (of one task, with
 amounts of the same names), only in the way of those who want the same refill, and
 among the others nobody overtakes. Taking the last token closes the rate for those behind, who then
 no longer stand in anybody's way either: hence "until".
 
-Requests of one task with amounts of the same names always want the same, so they form a **line**,
-first in, first out, and only its head matters. Lines with the same deniers form a **family**, which
-is open or closed as a whole; a line that wants refills is a family of its own, since its head's
-weight decides. A thing keeps, per family, its lines ordered by their heads' arrival;
-its **front** is the earliest among the open families. Closing or opening a family is thus one
-flag, however many wait.
+Requests of one task with amounts of the same names always want the same, so they form a **queue**,
+first in, first out, and only its head matters. Queues with the same deniers form a **family**,
+which is open or closed as a whole; a queue that wants refills is a family of its own, since its
+head's weight decides. A thing keeps a **row** per family: its queues, ordered by their heads'
+arrival; its **front** is the earliest among the open families. Closing or opening a family is thus
+one flag, however many wait.
 
-A line is either a **candidate**, to be looked at as soon as its family is open, or stuck at a
-thing, either short of it or behind its front. What changes a thing (something given back, a line
-that moved) makes candidates of the first lines of its families; closing a family does so for the
+A queue is either a **candidate**, to be looked at as soon as its family is open, or stuck at a
+thing, either short of it or behind its front. What changes a thing (something given back, a queue
+that moved) makes candidates of the first queues of its families; closing a family does so for the
 things at which it kept others waiting. So work is done per change, not per waiter: a grant costs
 the same with ten waiting as with ten thousand. Only a change of the constraints themselves looks
-at all lines again (not at all waiters), and at what was granted and has not started: a grant holds
+at all queues again (not at all waiters), and at what was granted and has not started: a grant holds
 until a constraint changes, and one that the new constraints do not admit becomes a waiter again, at
 the place of its arrival.
 
@@ -46,8 +46,7 @@ from itertools import count
 from math import inf
 from typing import Any, TypeAlias
 
-from cascade import amounts
-from cascade.amounts import Exact, checked_amount, checked_capacity, exact, parse_rate
+from cascade.amounts import Exact, Rate, checked_amount, checked_capacity, exact, parse_rate
 from cascade.errors import did_you_mean
 from cascade.limits.bucket import Bucket
 from cascade.limits.constraints import ConstraintStatistics, GlobalConstraint, parse_scope
@@ -60,28 +59,28 @@ PARKED, GRANTED, STARTED, DONE, UNLIMITED = range(5)
 Claims: TypeAlias = "tuple[tuple[Thing, Exact], ...]"
 Needs: TypeAlias = "tuple[tuple[Capacity, Exact], ...]"
 Weights: TypeAlias = "tuple[tuple[Refill, Exact], ...]"
-LineKey: TypeAlias = "tuple[str, tuple[Capacity, ...], tuple[Refill, ...]]"
-FamilyKey: TypeAlias = "tuple[tuple[Rule, ...], LineKey | None]"
+QueueKey: TypeAlias = "tuple[str, tuple[Capacity, ...], tuple[Refill, ...]]"
+FamilyKey: TypeAlias = "tuple[tuple[Rule, ...], QueueKey | None]"
 
 
 class Thing:
     """What tasks hold while they run: `free` of it is left, negative when lowered meanwhile."""
 
-    __slots__ = ("ends", "free", "label", "queues", "total")
+    __slots__ = ("ends", "free", "label", "rows", "total")
 
     def __init__(self, label: str, total: Exact) -> None:
         self.label = label
         self.total = total
         self.free = total
         self.ends = False  # by itself, at a time
-        self.queues: dict[Family, list[tuple[int, Line]]] = {}
+        self.rows: dict[Family, list[tuple[int, Queue]]] = {}
 
-    def front(self) -> Line | None:
-        """The line whose head came first among those that only things keep waiting."""
-        first: tuple[int, Line] | None = None
-        for family, queue in self.queues.items():
-            if family.open and (first is None or queue[0][0] < first[0]):
-                first = queue[0]
+    def front(self) -> Queue | None:
+        """The queue whose head came first among those that only things keep waiting."""
+        first: tuple[int, Queue] | None = None
+        for family, row in self.rows.items():
+            if family.open and (first is None or row[0][0] < first[0]):
+                first = row[0]
         return first[1] if first else None
 
 
@@ -101,20 +100,20 @@ class Capacity(Thing):
 
 
 class Refill:
-    """A named resource of the engine that comes back with time, and the lines that want it.
+    """A named resource of the engine that comes back with time, and the queues that want it.
 
     `shut`: it denies somebody whom only refills deny, so that nobody who comes later gets any.
     """
 
-    __slots__ = ("bucket", "label", "lines", "name", "rank", "shut", "total")
+    __slots__ = ("bucket", "label", "name", "queues", "rank", "shut", "total")
 
-    def __init__(self, name: str, rank: int, rate: amounts.Rate) -> None:
+    def __init__(self, name: str, rank: int, rate: Rate) -> None:
         self.label = f"capacity {name!r}"
         self.name = name
         self.rank = rank
         self.total = rate.most
         self.bucket = Bucket(rate.per_second, rate.most)
-        self.lines: list[tuple[int, Line]] = []
+        self.queues: list[tuple[int, Queue]] = []
         self.shut = False
 
     def free_at(self, now: float) -> Exact:
@@ -130,16 +129,16 @@ class Rule:
         "expires_at",
         "label",
         "left",
-        "lines",
         "longest",
         "matches",
+        "queues",
         "running",
     )
 
     def __init__(self, definition: GlobalConstraint) -> None:
         self.running = 0
         self.longest = 0.0
-        self.lines = 0
+        self.queues = 0
         self.define(definition)
 
     def define(self, definition: GlobalConstraint) -> None:
@@ -171,7 +170,7 @@ class Limit(Rule):
         self.slots.ends = definition.ttl is not None
 
 
-class Rate(Rule):
+class RateLimit(Rule):
     """A rate limit, and the families that need its tokens."""
 
     __slots__ = ("bucket", "families")
@@ -195,7 +194,7 @@ class Wants:
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self.rules = rules
-        self.rates = tuple(rule for rule in rules if isinstance(rule, Rate))
+        self.rates = tuple(rule for rule in rules if isinstance(rule, RateLimit))
         pauses = tuple(rule for rule in rules if rule.definition.type == "pause")
         self.pause = pauses[0] if pauses else None
         self.deniers = (*pauses, *self.rates)
@@ -209,7 +208,7 @@ _NO_NEEDS: tuple[Needs, Weights] = ((), ())
 
 
 class Family:
-    """The lines with the same deniers: open when none of these denies."""
+    """The queues with the same deniers: open when none of these denies."""
 
     __slots__ = (
         "admitted_at",
@@ -217,10 +216,10 @@ class Family:
         "candidates",
         "deniers",
         "key",
-        "lines",
         "number",
         "open",
         "opens_at",
+        "queues",
         "ready_at",
     )
 
@@ -233,18 +232,18 @@ class Family:
         self.number = number
         self.open = False
         self.opens_at = inf
-        self.lines = 0
-        self.candidates: list[tuple[int, Line]] = []
-        # Things at which lines of other families wait behind lines of this one.
+        self.queues = 0
+        self.candidates: list[tuple[int, Queue]] = []
+        # Things at which queues of other families wait behind queues of this one.
         self.blocked_at: set[Thing] = set()
 
 
-class Line:
+class Queue:
     """Parked requests that want the same, in order of arrival."""
 
     __slots__ = ("candidate", "family", "key", "seq", "things", "waiters", "wants")
 
-    def __init__(self, key: LineKey) -> None:
+    def __init__(self, key: QueueKey) -> None:
         self.key = key
         self.waiters: OrderedDict[Ticket, None] = OrderedDict()
         self.seq = 0
@@ -269,9 +268,9 @@ class Ticket:
     __slots__ = (
         "amounts",
         "claims",
-        "line",
         "name",
         "owner",
+        "queue",
         "reason",
         "resume",
         "seq",
@@ -286,7 +285,7 @@ class Ticket:
     claims: Claims
     wants: Wants
     # Set when it is parked, the last two by the caller.
-    line: Line
+    queue: Queue
     seq: int
     since: float
     owner: Any
@@ -331,7 +330,7 @@ class Admission:
         totals = checked_capacity(capacity)
         self.capacities: dict[str, Capacity | Refill] = {
             name: Refill(name, rank, total)
-            if isinstance(total, amounts.Rate)
+            if isinstance(total, Rate)
             else Capacity(name, rank, total)
             for rank, (name, total) in enumerate(totals.items())
         }
@@ -349,7 +348,7 @@ class Admission:
         self._rules: dict[str, Rule] = {}
         self._mortal: tuple[Rule, ...] = ()
         self._wants: dict[str, Wants | None] = {}
-        self._lines: dict[LineKey, Line] = {}
+        self._queues: dict[QueueKey, Queue] = {}
         self._families: dict[FamilyKey, Family] = {}
         # Closed families without a pause, by the time at which they open.
         self._openings: list[tuple[float, int, Family]] = []
@@ -477,7 +476,7 @@ class Admission:
         refill.bucket.charge(charged, now)
         if any(refill is each for ticket in self._unstarted for each, _ in ticket.weights):
             self._rewire(now)
-        elif refill.lines:
+        elif refill.queues:
             self._survey(refill, now)
         self.advance(now)
 
@@ -499,7 +498,7 @@ class Admission:
                 weights.append((capacity, amount))
             else:
                 needs.append((capacity, amount))
-        # One order for all, so that equal names make one line.
+        # One order for all, so that equal names make one queue.
         needs.sort(key=_rank)
         weights.sort(key=_rank)
         return tuple(needs), tuple(weights)
@@ -515,7 +514,7 @@ class Admission:
             if refill.shut or refill.bucket.ready_for(weight) > now:
                 return refill.label
         for thing, need in claims:
-            if thing.free < need or (thing.queues and thing.front() is not None):
+            if thing.free < need or (thing.rows and thing.front() is not None):
                 return thing.label
         return None
 
@@ -551,108 +550,108 @@ class Admission:
         ticket.state = DONE
         for thing, need in ticket.claims:
             thing.free += need
-            if thing.queues:
+            if thing.rows:
                 self._touch(thing)
         for rule in ticket.wants.rules:
             rule.running -= 1
 
-    # Lines
+    # Queues
 
     def _park(self, ticket: Ticket, now: float) -> None:
         ticket.state = PARKED
         ticket.seq = next(self._numbers)
         ticket.since = now
         self.parked += 1
-        key = _line_key(ticket)
-        line = self._lines.get(key)
-        if line is not None:
-            line.waiters[ticket] = None
+        key = _queue_key(ticket)
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.waiters[ticket] = None
         else:
-            line = self._lines[key] = Line(key)
-            line.seq = ticket.seq
-            line.waiters[ticket] = None
-            self._place(line, now)
-        ticket.line = line
+            queue = self._queues[key] = Queue(key)
+            queue.seq = ticket.seq
+            queue.waiters[ticket] = None
+            self._place(queue, now)
+        ticket.queue = queue
 
-    def _place(self, line: Line, now: float) -> None:
-        """Put a line into its family and into the queues of its things."""
-        name, capacities, refills = line.key
-        line.wants = wants = self.wants(name) or _NOTHING
-        line.things = (*(thing for thing, _ in wants.claims), *capacities)
-        key = (wants.deniers, line.key if refills else None)
+    def _place(self, queue: Queue, now: float) -> None:
+        """Put a queue into its family and into the rows of its things."""
+        name, capacities, refills = queue.key
+        queue.wants = wants = self.wants(name) or _NOTHING
+        queue.things = (*(thing for thing, _ in wants.claims), *capacities)
+        key = (wants.deniers, queue.key if refills else None)
         family = self._families.get(key)
         if family is None:
-            line.family = family = Family(key, refills, next(self._numbers))
+            queue.family = family = Family(key, refills, next(self._numbers))
             self._families[key] = family
             for rate in wants.rates:
                 rate.families[family] = None
             for refill in refills:
-                insort(refill.lines, (line.seq, line))
+                insort(refill.queues, (queue.seq, queue))
             self._reopen(family, now)
-        line.family = family
-        family.lines += 1
+        queue.family = family
+        family.queues += 1
         for rule in wants.mortal:
-            rule.lines += 1
-        for thing in line.things:
-            insort(thing.queues.setdefault(family, []), (line.seq, line))
-        line.candidate = False
-        self._nominate(line)
+            rule.queues += 1
+        for thing in queue.things:
+            insort(thing.rows.setdefault(family, []), (queue.seq, queue))
+        queue.candidate = False
+        self._nominate(queue)
 
     def _leave(self, ticket: Ticket, now: float) -> None:
-        """Take a request out of its line; a new head, or none, changes the line's place."""
-        line = ticket.line
+        """Take a request out of its queue; a new head, or none, changes the queue's place."""
+        queue = ticket.queue
         self.parked -= 1
-        del line.waiters[ticket]
-        if ticket.seq != line.seq:
+        del queue.waiters[ticket]
+        if ticket.seq != queue.seq:
             return
-        family = line.family
-        if line.candidate:
-            _discard(family.candidates, line)
-            line.candidate = False
-        for thing in line.things:
-            queue = thing.queues[family]
-            _discard(queue, line)
-            if not queue:
-                del thing.queues[family]
+        family = queue.family
+        if queue.candidate:
+            _discard(family.candidates, queue)
+            queue.candidate = False
+        for thing in queue.things:
+            row = thing.rows[family]
+            _discard(row, queue)
+            if not row:
+                del thing.rows[family]
         for refill in family.ready_at:
-            _discard(refill.lines, line)
-        if line.waiters:
-            line.seq = line.head.seq
-            for thing in line.things:
-                insort(thing.queues.setdefault(family, []), (line.seq, line))
+            _discard(refill.queues, queue)
+        if queue.waiters:
+            queue.seq = queue.head.seq
+            for thing in queue.things:
+                insort(thing.rows.setdefault(family, []), (queue.seq, queue))
             for refill in family.ready_at:
-                insort(refill.lines, (line.seq, line))
-            self._nominate(line)
+                insort(refill.queues, (queue.seq, queue))
+            self._nominate(queue)
         else:
-            self._drop(line)
+            self._drop(queue)
         for refill in family.ready_at:
             self._survey(refill, now)
-        for thing in line.things:
-            if thing.queues:
+        for thing in queue.things:
+            if thing.rows:
                 self._touch(thing)
 
-    def _drop(self, line: Line) -> None:
-        del self._lines[line.key]
-        for rule in line.wants.mortal:
-            rule.lines -= 1
-        family = line.family
-        family.lines -= 1
-        if not family.lines:
+    def _drop(self, queue: Queue) -> None:
+        del self._queues[queue.key]
+        for rule in queue.wants.mortal:
+            rule.queues -= 1
+        family = queue.family
+        family.queues -= 1
+        if not family.queues:
             del self._families[family.key]
             self._forget_opening(family)
-            for rate in line.wants.rates:
+            for rate in queue.wants.rates:
                 del rate.families[family]
 
-    def _nominate(self, line: Line) -> None:
-        """Make a line a candidate: it is looked at when its family is open."""
-        if line.candidate:
+    def _nominate(self, queue: Queue) -> None:
+        """Make a queue a candidate: it is looked at when its family is open."""
+        if queue.candidate:
             return
-        line.candidate = True
-        entry = (line.seq, line)
-        candidates = line.family.candidates
+        queue.candidate = True
+        entry = (queue.seq, queue)
+        candidates = queue.family.candidates
         insort(candidates, entry)
         if candidates[0] is entry:
-            self._offer(line.family)
+            self._offer(queue.family)
 
     def _offer(self, family: Family) -> None:
         """Have the first candidate of a family, if it is open, looked at in its turn."""
@@ -660,9 +659,9 @@ class Admission:
             heappush(self._agenda, (family.candidates[0][0], family))
 
     def _touch(self, thing: Thing) -> None:
-        """Something about a thing has changed for those first in its queues."""
-        for queue in thing.queues.values():
-            self._nominate(queue[0][1])
+        """Something about a thing has changed for those first in its rows."""
+        for row in thing.rows.values():
+            self._nominate(row[0][1])
 
     def _pump(self, now: float) -> None:
         """Grant the earliest admissible request, until none is."""
@@ -672,17 +671,17 @@ class Admission:
             candidates = family.candidates
             if not family.open or not candidates or candidates[0][0] != seq:
                 continue
-            _, line = candidates.pop(0)
-            line.candidate = False
+            _, queue = candidates.pop(0)
+            queue.candidate = False
             self._offer(family)
-            if not self._is_stuck(line):
-                self._grant(line, now)
+            if not self._is_stuck(queue):
+                self._grant(queue, now)
 
-    def _is_stuck(self, line: Line) -> bool:
-        """Whether a thing keeps the line waiting. Somebody will touch that thing in time."""
-        for thing, need in line.wants.claims + line.head.amounts:
+    def _is_stuck(self, queue: Queue) -> bool:
+        """Whether a thing keeps the queue waiting. Somebody will touch that thing in time."""
+        for thing, need in queue.wants.claims + queue.head.amounts:
             front = thing.front()
-            if front is not line:
+            if front is not queue:
                 assert front is not None
                 front.family.blocked_at.add(thing)
                 return True
@@ -690,14 +689,14 @@ class Admission:
                 return True
         return False
 
-    def _grant(self, line: Line, now: float) -> None:
-        ticket = line.head
+    def _grant(self, queue: Queue, now: float) -> None:
+        ticket = queue.head
         waited = now - ticket.since
-        for rule in line.wants.rules:
+        for rule in queue.wants.rules:
             if rule.longest < waited:
                 rule.longest = waited
         self._leave(ticket, now)
-        self._take(ticket, line.wants, now)
+        self._take(ticket, queue.wants, now)
         self.granted.append(ticket)
         self._unstarted[ticket] = None
 
@@ -706,7 +705,7 @@ class Admission:
     def _look_again(self, now: float) -> None:
         """The constraints have changed: park again what they do not let start.
 
-        To be called while no line has a place.
+        To be called while no queue has a place.
         """
         unstarted = list(self._unstarted)
         untaken = set(self.granted)
@@ -738,20 +737,20 @@ class Admission:
         )
 
     def _park_again(self, ticket: Ticket) -> None:
-        """Back to the place of its arrival, which is before all that wait in its line."""
+        """Back to the place of its arrival, which is before all that wait in its queue."""
         del self._unstarted[ticket]
         ticket.state = PARKED
         self.parked += 1
-        key = _line_key(ticket)
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = Line(key)
-            line.wants = _NOTHING
-            line.things = ()
-        line.waiters[ticket] = None
-        line.waiters.move_to_end(ticket, last=False)
-        line.seq = ticket.seq
-        ticket.line = line
+        key = _queue_key(ticket)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(key)
+            queue.wants = _NOTHING
+            queue.things = ()
+        queue.waiters[ticket] = None
+        queue.waiters.move_to_end(ticket, last=False)
+        queue.seq = ticket.seq
+        ticket.queue = queue
 
     # Time
 
@@ -761,14 +760,14 @@ class Admission:
             for family in rate.families:
                 self._reopen(family, now)
         for refill, _ in ticket.weights:
-            if refill.lines:
+            if refill.queues:
                 self._survey(refill, now)
 
     def _reopen(self, family: Family, now: float) -> None:
         """Find out anew when a family is open; tell whom its opening or closing concerns."""
         family.admitted_at = -inf
         for denier in family.deniers:
-            ready_at = denier.bucket.ready_at if isinstance(denier, Rate) else inf
+            ready_at = denier.bucket.ready_at if isinstance(denier, RateLimit) else inf
             family.admitted_at = max(family.admitted_at, ready_at)
         if not family.ready_at:
             self._turn(family, now)
@@ -778,17 +777,17 @@ class Admission:
     def _survey(self, refill: Refill, now: float) -> None:
         """Find out anew whom a refill denies: who is short of it, and all who came later."""
         refill.shut = False
-        for _, line in refill.lines:
-            family = line.family
+        for _, queue in refill.queues:
+            family = queue.family
             ready_at = inf
             if not refill.shut:
-                weight = next(need for each, need in line.head.weights if each is refill)
+                weight = next(need for each, need in queue.head.weights if each is refill)
                 ready_at = refill.bucket.ready_for(weight)
             family.ready_at[refill] = ready_at
             if ready_at > now and family.admitted_at <= now:
                 refill.shut = True
-        for _, line in refill.lines:
-            self._turn(line.family, now)
+        for _, queue in refill.queues:
+            self._turn(queue.family, now)
 
     def _turn(self, family: Family, now: float) -> None:
         """Open or close a family, and see to it that it is looked at again in time."""
@@ -842,7 +841,7 @@ class Admission:
         """
         deadline = self._openings[0][0] if self._openings else None
         for rule in self._mortal:
-            if rule.lines:
+            if rule.queues:
                 return rule.expires_at if deadline is None else min(deadline, rule.expires_at)
         return deadline
 
@@ -859,7 +858,7 @@ class Admission:
         for rule in self._rules.values():
             if rule.left is None:
                 rule.expires_at += new - old
-            if isinstance(rule, Rate):
+            if isinstance(rule, RateLimit):
                 rule.bucket.refill()
         for refill in self._refills:
             refill.bucket.refill()
@@ -886,11 +885,11 @@ class Admission:
     def _put(self, definition: GlobalConstraint, now: float) -> None:
         rule = self._rules.get(definition.id)
         if rule is None or rule.definition.type != definition.type:
-            kinds = {"concurrency": Limit, "rate_limit": Rate}
+            kinds = {"concurrency": Limit, "rate_limit": RateLimit}
             self._rules[definition.id] = kinds.get(definition.type, Rule)(definition)
         elif isinstance(rule, Limit):
             rule.replace(definition)
-        elif isinstance(rule, Rate):
+        elif isinstance(rule, RateLimit):
             rule.replace(definition, now)
         else:
             rule.define(definition)
@@ -918,34 +917,34 @@ class Admission:
         return True
 
     def _rewire(self, now: float) -> None:
-        """The constraints have changed: find out anew what every line wants."""
+        """The constraints have changed: find out anew what every queue wants."""
         rules = self._rules.values()
         self._sort_mortal()
         self.timed = (
             bool(self._mortal)
             or bool(self._refills)
-            or any(isinstance(rule, Rate) for rule in rules)
+            or any(isinstance(rule, RateLimit) for rule in rules)
         )
         self._wants.clear()
         for listener in list(self.listeners.values()):
             listener()
-        for line in self._lines.values():
-            for thing in line.things:
-                thing.queues.clear()
-            for rate in line.wants.rates:
+        for queue in self._queues.values():
+            for thing in queue.things:
+                thing.rows.clear()
+            for rate in queue.wants.rates:
                 rate.families.clear()
         for refill in self._refills:
-            refill.lines.clear()
+            refill.queues.clear()
             refill.shut = False
         for rule in rules:
-            rule.lines = 0
+            rule.queues = 0
         self._families.clear()
         self._openings.clear()
         self._agenda.clear()
         if self._unstarted:
             self._look_again(now)
-        for line in self._lines.values():
-            self._place(line, now)
+        for queue in self._queues.values():
+            self._place(queue, now)
 
     # Reports
 
@@ -958,10 +957,10 @@ class Admission:
         """By the id of each constraint."""
         waiting = dict.fromkeys(self._rules.values(), 0)
         longest = {rule: rule.longest for rule in waiting}
-        for line in self._lines.values():
-            waited = now - line.head.since
-            for rule in line.wants.rules:
-                waiting[rule] += len(line.waiters)
+        for queue in self._queues.values():
+            waited = now - queue.head.since
+            for rule in queue.wants.rules:
+                waiting[rule] += len(queue.waiters)
                 longest[rule] = max(longest[rule], waited)
         return {
             rule.definition.id: ConstraintStatistics(rule.running, waiting[rule], longest[rule])
@@ -974,10 +973,10 @@ class Admission:
 
     def waiting(self) -> list[Ticket]:
         """The parked requests."""
-        return [ticket for line in self._lines.values() for ticket in line.waiters]
+        return [ticket for queue in self._queues.values() for ticket in queue.waiters]
 
 
-def _line_key(ticket: Ticket) -> LineKey:
+def _queue_key(ticket: Ticket) -> QueueKey:
     capacities = tuple([capacity for capacity, _ in ticket.amounts])
     return ticket.name, capacities, tuple([refill for refill, _ in ticket.weights])
 
@@ -990,6 +989,6 @@ def _shown(value: Exact) -> str:
     return str(value if isinstance(value, int) else float(value))
 
 
-def _discard(queue: list[tuple[int, Line]], line: Line) -> None:
-    """Take a line out of an ordered queue, in which its sequence number tells its place."""
-    del queue[bisect_left(queue, (line.seq, line))]
+def _discard(row: list[tuple[int, Queue]], queue: Queue) -> None:
+    """Take a queue out of an ordered row, in which its sequence number tells its place."""
+    del row[bisect_left(row, (queue.seq, queue))]

@@ -74,7 +74,7 @@ def _hopeless(state: Admission) -> set[Ticket]:
             things = [thing for thing, _ in _claims(ticket)]
             if _is_short(ticket, held) or not blocked.isdisjoint(things):
                 still.add(ticket)
-                if ticket.line.family.open:
+                if ticket.queue.family.open:
                     blocked.update(things)
         if hopeless <= still:
             break
@@ -83,9 +83,9 @@ def _hopeless(state: Admission) -> set[Ticket]:
 
 
 def _ahead(ticket: Ticket) -> Iterator[Ticket]:
-    """The request, and those that are first in line for what it wants."""
+    """The request, and those that are first in the queue for what it wants."""
     yield ticket
-    yield ticket.line.head
+    yield ticket.queue.head
     for thing, _ in _claims(ticket):
         front = thing.front()
         if front is not None:
@@ -93,7 +93,7 @@ def _ahead(ticket: Ticket) -> Iterator[Ticket]:
 
 
 def _claims(ticket: Ticket) -> tuple[tuple[Thing, Exact], ...]:
-    return ticket.line.wants.claims + ticket.amounts
+    return ticket.queue.wants.claims + ticket.amounts
 
 
 def _is_short(ticket: Ticket, held: dict[Thing, Exact]) -> bool:

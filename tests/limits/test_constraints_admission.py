@@ -529,9 +529,9 @@ def test_nothing_is_left_behind_by_those_that_give_up() -> None:
         office.withdraw(ticket)
     state = office.state
     assert state.parked == 1
-    assert len(state._lines) == len(state._families) == 1
+    assert len(state._queues) == len(state._families) == 1
     assert not state._openings
     assert not state._agenda
-    (queue,) = state.capacities["gpu"].queues.values()
-    assert len(queue) == 1
+    (row,) = state.capacities["gpu"].rows.values()
+    assert len(row) == 1
     assert len(state._wants) <= 4096
