@@ -42,7 +42,12 @@ def to_json(target: Any) -> dict[str, Any]:
     """
     check_target(target)
     reading = read(target)
-    return _Description(Structure(reading.key), reading.data).described()
+    return described(Structure(reading.key), reading.data)
+
+
+def described(structure: Structure, data: tuple[Any, ...]) -> dict[str, Any]:
+    """What `to_json` gives for a target that was read into `structure` and `data`."""
+    return _Description(structure, data).described()
 
 
 def check_format(description: Any) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cascade.graph.plan import Plan
-from cascade.graph.reading import read
 from cascade.graph.structure import Ref, Structure
 
 _PART_END: Final = re.compile(r"#\d+(?=[/\[]|$)")
@@ -34,10 +33,10 @@ class Meaning:
 
 
 class Attribution:
-    """The nodes of `target`, found by the ids of its events."""
+    """The nodes of a target of this structure, found by the ids of its events."""
 
-    def __init__(self, target: Any) -> None:
-        self._structure = Structure(read(target).key)
+    def __init__(self, structure: Structure) -> None:
+        self._structure = structure
         self._ids: dict[Ref, dict[str, int]] = {}
         self._roots: dict[int, tuple[Ref, ...]] = {}
         self._names = {slot: id for id, slot in self._ids_from(self._structure.root).items()}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Final
 
-from cascade.compiler import disassemble
+from cascade.compiler import BlueprintBuilder
 from cascade.events import Event, TaskSkipped
-from cascade.pictures.description import to_json
+from cascade.pictures.description import described
 from cascade.pictures.drawing import Drawing, Shape, draw
 from cascade.pictures.markup import MOST_ROWS, escaped, legend, notice, seconds, table
 from cascade.pictures.svg import draw_svg
@@ -22,6 +22,7 @@ from cascade.reports.blame import Account, accounts_of, total_of, waits_of
 from cascade.reports.chart import CLASSES, timeline
 from cascade.reports.history import Execution, RunRecord, failure_text, runs_of
 from cascade.reports.records import Recording
+from cascade.vm import listing
 
 MOST_RUNS: Final = 10
 MOST_LINES: Final = 4000  # of the listing
@@ -44,12 +45,13 @@ class _Subject:
     """The target of the runs: its picture if it is not too large, and its listing."""
 
     def __init__(self, target: Any) -> None:
-        self.attribution = Attribution(target)
-        self.listing = disassemble(target).splitlines()
+        blueprint, data = BlueprintBuilder().build(target)
+        self.attribution = Attribution(blueprint.structure)
+        self.listing = listing(blueprint, data).splitlines()
         self.drawing: Drawing | None = None
         self.refusal = ""
         try:
-            self.drawing = draw(to_json(target))
+            self.drawing = draw(described(blueprint.structure, data))
         except ValueError as error:
             self.refusal = str(error)
 

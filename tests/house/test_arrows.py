@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "live": "core",
     "engine": "live vm compiler core executors graph limits workflow",
     "pictures": "graph workflow",
-    "reports": "pictures compiler graph",
+    "reports": "pictures compiler vm graph",
     "testing": "engine core",
     "command": "testing reports pictures engine compiler vm live core graph limits workflow",
     "__init__": "logs reports pictures engine live vm compiler core executors graph limits "
