@@ -469,16 +469,18 @@ def _with_regions(instruction: isa.Instruction, number: Callable[[int], int]) ->
 
 
 def routes_of(structure: Structure, root: Ref) -> Iterator[int]:
-    """The roots of the iterations that loops within the evaluation of `root` may go through."""
+    """The roots of the evaluations that loops and groups within that of `root` may begin."""
     order = structure.order_from(root)
-    seen: dict[int, None] = {}
+    slots = structure.slots
+    todo = [i for i in (*order.needed, *order.routed) if slots[i].evaluations()]
+    roots = {index for index in todo if slots[index].bound is not None}
     followed: set[int] = set()
-    todo = [i for i in (*order.needed, *order.routed) if structure.slots[i].bound is not None]
     for index in todo:  # grows
-        seen[index] = None
-        bound = structure.slots[index].bound
-        if bound is not None and bound not in followed:
-            followed.add(bound)
-            routes = structure.selectors[bound].values()
-            todo += [route for route in routes if route is not None]
-    yield from seen
+        for number in slots[index].evaluations():
+            if number not in followed:
+                followed.add(number)
+                refs = structure.selectors[number].values()
+                routes = [ref for ref in refs if ref is not None and ref >= 0]
+                roots.update(routes)
+                todo += routes
+    yield from dict.fromkeys(index for index in todo if index in roots)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from cascade.graph.plan import Plan
-from cascade.graph.structure import Slot
+from cascade.graph.structure import LIST, Slot
 from cascade.vm.blueprint import Blueprint, Routine
 from cascade.vm.isa import Branch, Choose, Instruction, Invocation, Loop, Map, Outer, Producer
 
@@ -33,10 +33,12 @@ def routine_listing(
 def head(blueprint: Blueprint, routine: Routine) -> str:
     slots = blueprint.structure.slots
     name = slots[routine.root].name if 0 <= routine.root < len(slots) else "literal"
-    kind = f"iteration of {name}" if routine.is_body else name
+    if routine.is_body:
+        is_list = slots[routine.root].kind == LIST  # which is no route of a loop
+        name = f"in a group: {name}" if is_list else f"iteration of {name}"
     given = f", given {', '.join(sorted(map(str, routine.given)))}" if routine.given else ""
     registers = "1 register" if routine.registers == 1 else f"{routine.registers} registers"
-    return f"{kind}{given}: {registers}"
+    return f"{name}{given}: {registers}"
 
 
 def _rows(

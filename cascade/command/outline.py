@@ -40,7 +40,7 @@ def outline(
     width = max((len(label) for label, _ in (*rows, *jumped)), default=0)
     lines = [f"{label:<{width}}  {clauses}" for label, clauses in rows]
     if jumped:
-        lines.append("by jumps only:")
+        lines.append("by jumps and in groups only:")
         lines += [f"{label:<{width}}  {clauses}" for label, clauses in jumped]
     return "\n".join(lines) or "no task runs"
 
@@ -54,6 +54,7 @@ class _Outline:
         capacity: Mapping[str, float | Rate],
     ) -> None:
         self._capacity = capacity
+        self._structure = structure
         self._slots = structure.slots
         self._selectors = structure.selectors
         self._data = data
@@ -69,7 +70,11 @@ class _Outline:
                 yield self._label(slot), self._routes(slot)
 
     def _clauses(self, slot: Slot) -> Iterator[str]:
-        mode = "async" if slot.task.is_async else slot.task.mode
+        mode: str = "async" if slot.task.is_async else slot.task.mode
+        if slot.inner is not None:
+            lists = (self._slots[root] for root in self._structure.inner_roots(slot))
+            evaluated = ", ".join(self._named(each.members[0]) for each in lists)
+            mode = f"{slot.task.kind} of {evaluated or 'literals'}"
         yield f"map, {mode}" if slot.kind is MAP else mode
         yield from (f"if {self._named(ref)}" for ref in slot.conditions)
         if slot.default is not None:

@@ -114,9 +114,14 @@ def build_graph(target: Any) -> BuiltGraph:
     return BuiltGraph(whole(drawing(structure, drawn, every)), reading.data, nodes)
 
 
+def node_kind(slot: Slot) -> NodeKind:
+    """What a node is a call of."""
+    return "map" if slot.kind is MAP else slot.task.kind
+
+
 def make_node(slot: Slot, position: int) -> Node:
     """The public node of a slot that is the `position`-th node in plan order."""
-    kind: NodeKind = "map" if slot.kind is MAP else slot.task.kind
+    kind = node_kind(slot)
     return Node(f"{slot.name}#{position}", slot.name, kind, slot.task)
 
 

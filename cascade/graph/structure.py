@@ -190,6 +190,10 @@ class Slot:
             return self.argument_slots
         return _slots_among((*others, *self.argument_slots, *self.amount_slots, *self.fallbacks()))
 
+    def evaluations(self) -> tuple[int, ...]:
+        """The selectors of what it evaluates apart: the routes of a loop, what is in a group."""
+        return tuple([number for number in (self.bound, self.inner) if number is not None])
+
     def fallbacks(self) -> tuple[Ref, ...]:
         """What a failure may demand: the fallback, or the call of the handler."""
         return tuple([ref for ref in (self.fallback, self.handler) if ref is not None])
@@ -490,15 +494,15 @@ class Structure:
         for step, index in enumerate(todo):  # grows while routes are followed
             if step % STEPS == STEPS - 1:
                 yield
-            bound = self.slots[index].bound
-            if bound is None or bound in seen:
-                continue
-            seen.add(bound)
-            for route in self.selectors[bound].values():
-                if route is not None:
-                    before = len(found)
-                    yield from self._post_order(route, found)
-                    todo.extend(islice(found, before, None))
+            for number in self.slots[index].evaluations():
+                if number in seen:
+                    continue
+                seen.add(number)
+                for route in self.selectors[number].values():
+                    if route is not None:
+                        before = len(found)
+                        yield from self._post_order(route, found)
+                        todo.extend(islice(found, before, None))
         order = list(found)
         return Order(order[:needed], order[needed:])
 

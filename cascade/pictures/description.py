@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from cascade.graph.nodes import needs, task_to_json
+from cascade.graph.nodes import needs, node_kind, task_to_json
 from cascade.graph.plan import Plan
 from cascade.graph.reading import read
 from cascade.graph.structure import DICT, MAP, PARAM, RESOURCE, ROUTER, Ref, Slot, Structure
@@ -85,7 +85,10 @@ class _Description:
             self._ids[slot.index] = self._describe(slot)
         for slot in self._slots:
             self._describe_needs(slot)
+        groups = {slot.inner for slot in self._slots}
         for number, selector in enumerate(self._structure.selectors):
+            if number in groups:
+                continue
             self._describe_routes(f"jumps:{number}", selector)
         root = self._structure.root
         return {
@@ -133,7 +136,7 @@ class _Description:
         return f"{word}:{number}"
 
     def _node(self, slot: Slot) -> dict[str, Any]:
-        record: dict[str, Any] = {"kind": slot.kind, "name": slot.name}
+        record: dict[str, Any] = {"kind": node_kind(slot), "name": slot.name}
         record["task"] = self._task(slot.task)
         if slot.kind == MAP:
             record["iterables"] = sorted(slot.iterables)
@@ -156,7 +159,9 @@ class _Description:
 
     def _describe_needs(self, slot: Slot) -> None:
         id = self._ids[slot.index]
-        for kind, details, ref in _all_needs(slot, self._data):
+        evaluated = () if slot.inner is None else self._structure.selectors[slot.inner].items()
+        inner = [("group", {"key": key}, ref) for key, ref in evaluated if ref is not None]
+        for kind, details, ref in (*_all_needs(slot, self._data), *inner):
             if ref >= 0:
                 edge = {"source": self._ids[ref], "target": id, "kind": kind}
                 self._edges.append(edge | details)

@@ -97,7 +97,8 @@ def _shapes(description: Mapping[str, Any]) -> Iterator[Shape]:
         task = description["tasks"][node["task"]]
         notes = [*_policy_notes(node, task), *_ends(exits.get(node.get("jumps"), ()))]
         notes = [_one_line(note) for note in notes]
-        yield Shape(node["id"], node["kind"], _one_line(node["id"]), notes)
+        kind = "map" if node["kind"] == "map" else "task"
+        yield Shape(node["id"], kind, _one_line(node["id"]), notes)
     for router in description["routers"]:
         literals = [each for each in router.get("literals", ()) if each["kind"] != "selector"]
         keys = [text_of_key(each["key"]) if "key" in each else "else" for each in literals]
@@ -112,6 +113,10 @@ def _shapes(description: Mapping[str, Any]) -> Iterator[Shape]:
 
 def _policy_notes(node: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[str]:
     policies = node.get("policies", {})
+    if node["kind"] == "group":
+        yield "a workflow as one node"
+    if node["kind"] == "first":
+        yield "the first value of several"
     if node["kind"] == "map":
         yield f"map over {', '.join(node['iterables'])}"
     if task["mode"] != "inline":
@@ -227,6 +232,8 @@ def _words(edge: Mapping[str, Any]) -> tuple[str, str]:
             return label, f"amount of {label}"
         case "selector":
             return "", "chooses the route"
+        case "group":
+            return "", "evaluated by it, in a scope of its own"
         case "route":
             label = text_of_key(edge["key"])
             return label, f"route {label}"

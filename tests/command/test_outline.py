@@ -102,7 +102,7 @@ def test_loops_tell_their_routes_and_what_only_jumps_lead_to():
     assert lines(parse.map(text=[node])) == [
         "step#0   inline; loop: 'again' to step#0, 'other' to fetch#2, 'done' to the end",
         "parse#1  map, thread; text=list(step#0)",
-        "by jumps only:",
+        "by jumps and in groups only:",
         "fetch#2  async",
     ]
 

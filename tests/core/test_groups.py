@@ -330,6 +330,21 @@ def test_the_graph_shows_what_groups_evaluate():
     assert found == [("g#0", "inline", "group"), *[("first#1", "inline", "group")] * 2]
 
 
+def test_groups_are_drawn_described_and_listed():
+    """Their kind, what they evaluate, and the code of that."""
+    target = [cs.group(collect(inline(1)), name="g"), cs.first(inline(2), 3)]
+    described = cs.to_json(target)
+    kinds = {node["id"]: node["kind"] for node in described["nodes"]}
+    assert (kinds["g#0"], kinds["first#1"]) == ("group", "first")
+    edges = [edge for edge in described["edges"] if edge["kind"] == "group"]
+    assert [(edge["target"], edge["key"]) for edge in edges] == [("g#0", 0), ("first#1", 0)]
+    assert described["selectors"] == []
+    picture = str(cs.visualize(target))
+    assert "a workflow as one node" in picture
+    assert "the first value of several" in picture
+    assert "collect#1" in cs.disassemble(target)
+
+
 def test_bad_input_is_refused_where_it_is_given():
     """A first of nothing, a Task that was not called, a cache without a key, a cycle."""
     with pytest.raises(ValueError, match="at least one"):

@@ -129,6 +129,8 @@ def seen_through(told, needed):
         into.setdefault(edge["target"], []).append(edge)
     for node in needed:
         for edge in into.get(node, ()):
+            if edge["kind"] == "group":  # among the jumps of the graph
+                continue
             seen, todo = set(), [(edge["source"], edge["kind"])]
             while todo:
                 id, kind = todo.pop()
