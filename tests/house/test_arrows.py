@@ -5,6 +5,7 @@ gets a line in ``MAY_IMPORT``; a new module takes the line of its folder.
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -194,6 +195,72 @@ def test_folders_make_no_circle() -> None:
     assert networkx.is_directed_acyclic_graph(networkx.DiGraph(table))
     assert {name for below in table.values() for name in below} <= set(table)
     assert {below for _, below in FORBIDDEN} <= {name.partition(".")[2] for name in MODULES}
+
+
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("ARCHITECTURE.md", "CONTRIBUTING.md")}
+ARCHITECTURE = PAGES["ARCHITECTURE.md"]
+_ALONE = {*SHARED, "logs", "telemetry", "__init__", "__main__"}
+FOLDERS = [name for name in MAY_IMPORT if name not in _ALONE]
+
+
+def test_the_picture_shows_the_table() -> None:
+    """The arrows of ARCHITECTURE.md are those of the table, without those that others make up."""
+    table = networkx.DiGraph({name: MAY_IMPORT[name].split() for name in FOLDERS})
+    drawn = re.findall(r"^  (\w+) --> (\w+)$", ARCHITECTURE, re.MULTILINE)
+    assert sorted(drawn) == sorted(networkx.transitive_reduction(table).edges)
+
+
+def test_the_page_has_the_table() -> None:
+    """ARCHITECTURE.md says of each folder what it may import."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\w ]*)\|$", ARCHITECTURE, re.MULTILINE))
+    assert {name: set(row.split()) for name, row in rows.items()} == {
+        name: set(MAY_IMPORT[name].split()) for name in FOLDERS
+    }
+
+
+def test_the_page_has_every_module() -> None:
+    """ARCHITECTURE.md has one line for each module, below the name of its folder."""
+    listed = {
+        folder: re.findall(r"^\| `(\w+)\.py` \|", rows, re.MULTILINE)
+        for folder, rows in re.findall(r"^### `([\w/]+)/`\n(.*?)(?=^#)", ARCHITECTURE, re.M | re.S)
+    }
+    files = {folder: [file.stem for file in (ROOT / folder).glob("*.py")] for folder in listed}
+    bare = {"__init__"}
+    assert {folder: sorted({*names} - bare) for folder, names in listed.items()} == {
+        folder: sorted({*names} - bare) for folder, names in files.items()
+    }
+    assert all(len(names) == len(set(names)) for names in listed.values())
+    assert len(listed) == len(FOLDERS)  # engine is a module, cascade/ a folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_is_there(page: str) -> None:
+    """Files and folders exist, and the attributes of classes stand in the module of the class."""
+    names = set(re.findall(r"`([^`\n]+)`", PAGES[page]))
+    files = {name for name in names if re.fullmatch(r"[\w./]+(\.(py|md|html)|/)", name)}
+    known = {file.name for base in PACKAGE_DIR.values() for file in (ROOT / base).rglob("*.*")}
+    assert [name for name in files if name not in known and not is_there(name)] == []
+    sources: dict[str, str] = {}
+    for module in MODULES.values():
+        for name in classes_of(module):
+            sources[name] = sources.get(name, "") + module.source
+    attributes = [name.split(".") for name in names - files if re.fullmatch(r"[A-Z]\w+\.\w+", name)]
+    unknown = [
+        f"{owner}.{name}"
+        for owner, name in attributes
+        if re.search(rf"\b{name}\b", sources.get(owner, "")) is None
+    ]
+    assert unknown == []
+
+
+def is_there(path: str) -> bool:
+    return (ROOT / path).exists() or (ROOT / "cascade" / path).exists()
+
+
+def classes_of(module: Module) -> Iterator[str]:
+    return (
+        each.name for each in ast.walk(ast.parse(module.source)) if isinstance(each, ast.ClassDef)
+    )
 
 
 def test_trio_is_loaded_by_those_who_ask_for_it() -> None:
