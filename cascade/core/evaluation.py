@@ -190,6 +190,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _end(self, value: Any) -> None:
         """The target is settled: report what was pruned, tear down, and pass the value on."""
+        # All of it before `on_end`, which may begin the next iteration: one at a time is kept.
         self._report_pruned()
         on_end, self._on_end = self._on_end, _not_begun
         self._trampoline = None  # which may go on with this evaluation as the home of a loop
@@ -202,7 +203,7 @@ class PlannedEvaluation(EvaluationPlace):
     async def _close_then(self, on_end: Callable[[Any], None], value: Any) -> None:
         assert self._holdings is not None
         interruption = await self._strategy.run.resources.close_step(self._holdings)
-        if interruption is not None:
+        if interruption is not None:  # it had to wait until all was torn down
             raise interruption
         on_end(value)
         self._strategy.propagate()
@@ -220,7 +221,7 @@ class PlannedEvaluation(EvaluationPlace):
             raise value.refused("the target")
         if not isinstance(value, Skipped):
             return value
-        if value.reason == BY_SEQUENCE:
+        if value.reason == BY_SEQUENCE:  # it lacks no value, only what was to come before
             return None
         raise DependencyMissingError(
             self._name_of_target(), value.argument, value.origin, value.origin_reason
@@ -260,7 +261,7 @@ class PlannedEvaluation(EvaluationPlace):
     def _demand_resource(self, slot: Slot) -> None:
         run = self._strategy.run
         definition = run.resources.providers.find(slot.name, "the target")
-        if definition.scope == "task":
+        if definition.scope == "task":  # set up anew for each attempt that it is injected into
             self._settle(slot.index, Deferred(slot))
             return
         holdings = run.resources.of_run if definition.scope == "run" else self.holdings
@@ -296,7 +297,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _amounts(self, slot: Slot) -> dict[str, Any]:
         amounts = {
-            name: self._value(value) if kind is None else value
+            name: self._value(value) if kind is None else value  # no kind: an expression
             for name, kind, value in slot.amounts
         }
         for name, amount in amounts.items():
@@ -320,7 +321,7 @@ class PlannedEvaluation(EvaluationPlace):
                 raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
             if name not in slot.lazies:
                 check_iterable(slot.name, name, given[name])
-                given[name] = list(given[name])
+                given[name] = list(given[name])  # a copy: what runs may change the original
         feed = feed_of(slot.name, {name: given[name] for name in slot.iterables})
         given.update(dict.fromkeys(slot.iterables))  # each keeps its place among the keywords
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
@@ -344,10 +345,11 @@ class PlannedEvaluation(EvaluationPlace):
         elif control.__class__ is Omitted:
             self._skip(call.slot, control.skipped)
         elif trampoline is not None and call.index == self._tail:
+            # It ends before the next one begins: a loop of any length keeps one iteration.
             if call.slot.after:
                 self._keep_predecessors(call.slot)
             self.leave(lambda: trampoline.go_on(call, control, self))
-        else:
+        else:  # others here may need the value, or go on beside it
             Trampoline(self._strategy, self, call.index, call.rank, self).go_on(call, control, self)
 
     def _enter_loop(self, slot: Slot) -> None:
@@ -356,7 +358,7 @@ class PlannedEvaluation(EvaluationPlace):
         if trampoline is None or slot.index != self._tail:
             rank = self._plan.rank(slot.index)
             Trampoline(self._strategy, self, slot.index, rank, self).enter(slot, overrides)
-        elif self._body is None:
+        elif self._body is None:  # a returned expression is a loop: the same owner waits for it
             trampoline.enter(slot, overrides, self)
         elif not self._awaits_predecessors(slot):  # a Router among the routes chose this loop
             self._keep_predecessors(slot)
@@ -438,6 +440,7 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _recover(self, slot: Slot, failed: Failed) -> None:
         if slot.handler is not None and failed.falls_back:
+            # It is called without being demanded, and yet was not pruned with what it stands in.
             self._handled = {*(self._handled or ()), slot.handler}
         owner = self, slot.index, self._plan.rank(slot.index)
         recover(self, slot, failed, owner, lambda value: self._recovered(slot, value))
@@ -467,7 +470,7 @@ class PlannedEvaluation(EvaluationPlace):
     ) -> None:
         if self._falling_back is None:
             self._falling_back = {}
-        self._falling_back.setdefault(ref, error)
+        self._falling_back.setdefault(ref, error)  # it runs once, for the first that needs it
 
         def come(value: Any) -> None:
             if isinstance(value, Deferred):
@@ -534,7 +537,7 @@ class PlannedEvaluation(EvaluationPlace):
         unchosen.update(other for own, other in enumerate(refs) if own != number)
         if slot.default is not None and number is not None:
             unchosen.add(slot.default)
-        if slot.index == self._tail:
+        if slot.index == self._tail:  # the route is the target now, and its control the target's
             self._tail = ref
         return ref
 
@@ -576,6 +579,7 @@ class PlannedEvaluation(EvaluationPlace):
     def _skipped_predecessor(self, slot: Slot) -> Skipped | None:
         is_body = slot.index == self._body
         for index in slot.after:
+            # What comes before a loop stands in the evaluation around its iterations.
             value = self._peek(~index if is_body else index)
             if value.__class__ is Skipped:
                 return value.because(BY_SEQUENCE, "predecessor")

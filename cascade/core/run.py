@@ -192,7 +192,7 @@ class Run(Failing):
 
     def make_ready(self, call: Call) -> None:
         """`call` may start as soon as it is first in plan order."""
-        if is_gone(call.place):
+        if is_gone(call.place):  # a value that it waited for came after its scope had ended
             return
         if call.turn is not None or self.processor.is_direct(call):
             self._inline.push(call.place, call.rank, call)
@@ -244,6 +244,7 @@ class Run(Failing):
     def stop(self) -> None:
         """Nothing starts any more, and what runs is cancelled."""
         self.is_over = True
+        # Before the cancellation, which takes its time: other runs need not wait for it.
         self.services.gate.end_run(self.session)
         if self._work is not None:
             self._work.cancel_scope.cancel()
@@ -252,7 +253,7 @@ class Run(Failing):
     def call_failed(self, call: Call, error: BaseException) -> None:
         """A call failed for good, which ends the scope that it stands in."""
         failing = call.place.scope or self
-        if failing.has_enough_notes:
+        if failing.has_enough_notes:  # else thousands of siblings would each look for their path
             return
         path = " -> ".join(call.place.path(call.index))
         add_causes(call.place, call.index, error)
@@ -283,7 +284,7 @@ class Run(Failing):
     async def _sleep(self) -> None:
         """Make ready whatever has paused long enough, until nothing pauses."""
         while self._alarm is not None:
-            with self._alarm:
+            with self._alarm:  # a deadline can be moved when something is due sooner
                 await sleep_forever()
             now = current_time()
             while self._paused and self._paused[0][0] <= now:
@@ -318,7 +319,7 @@ class Run(Failing):
                 async with anyio.create_task_group() as hosts:
                     self.resources.hosts = hosts
                     hosts.start_soon(self._carry_out_in_group)
-                if self._is_cancelled:
+                if self._is_cancelled:  # the driver has kept it to itself; here it is raised
                     await checkpoint_if_cancelled()
         except BaseException as error:
             own = None if self.is_cancelled_by(error) else _unwrapped(error)
@@ -331,6 +332,7 @@ class Run(Failing):
                     add_note(error, f"the run had failed: {error_text(failed)}")
             raise
         if self.result is _NO_RESULT and self.failure is None and not self.resources.failures:
+            # Neither a value nor a failure nor a cancellation from outside: it came from inside.
             cancelled = asyncio.CancelledError("somebody cancelled a task of the run")
             self.fail(cancelled, f"in run {self.id}")
 
@@ -344,6 +346,7 @@ class Run(Failing):
     async def _begin(self, begin: Callable[[], None]) -> None:
         try:
             begin()
+            # In the caller's own task: `Task.cancel()` of asyncio must meet one call at most.
             await self._carry_out_alone(most=inf if self._caller is None else 1)
         except BaseException as error:
             if self.is_cancelled_by(error):
@@ -408,7 +411,7 @@ class Run(Failing):
     async def _catch_up(self) -> None:
         """What a strategy does between calls is done in slices, like inline calls."""
         while self._postponed and not self.is_over:
-            await checkpoint()
+            await checkpoint()  # first: it was postponed because a slice was over
             self.slice_end = end_of_slice()
             self._postponed.popleft()()
 
@@ -435,6 +438,7 @@ class Run(Failing):
         """Carry out inline calls while nothing else is to be started."""
         queue = self._inline
         run_inline = self.processor.run_inline
+        # What may suspend goes first whenever there is any: it waits while inline calls go on.
         while queue and not self._starting and not self._spawned and not self.is_over:
             call = queue.pop()
             if is_gone(call.place):
@@ -455,7 +459,7 @@ class Run(Failing):
         """Whether one call is all there is, and all that can come while it is awaited."""
         if (
             self._tasks
-            or self.session.tickets
+            or self.session.tickets  # one that is parked may be granted at any time, from outside
             or self._inline
             or self._spawned
             or len(self._starting) > 1
@@ -506,7 +510,7 @@ class Run(Failing):
             if call is not None:
                 tasks_of(call.place, work).start_soon(self._carry_out, call)
         await checkpoint()
-        held = max(perf_counter() - began, 1e-6)
+        held = max(perf_counter() - began, 1e-6)  # the clock may not have moved
         self._batch = max(1, min(BATCH, int(self._batch * SLICE / held)))
 
     def _next_to_start(self) -> Any:
@@ -515,6 +519,7 @@ class Run(Failing):
         if is_gone(call.place):
             return None
         if call.__class__ is not Call and call.is_mixed:
+            # Something else goes on: one by one, its inline tasks keep their place among those.
             call.interpret()
             return None
         if call.__class__ is Call and (self.is_over or self.processor.parks(call)):
@@ -533,6 +538,7 @@ class Run(Failing):
 
     async def _carry_out_after_next(self, call: Any, work: TaskGroup, all_started: Event) -> None:
         """Where the event loop shuffles what it starts, each task starts the one after it."""
+        # Before the next one begins, so that they ask the gate in plan order.
         goes_on = call.__class__ is not Call or self.processor.asks_now(call)
         self._start_next(work, all_started)
         if goes_on:
@@ -637,4 +643,5 @@ def _unwrapped(error: BaseException) -> BaseException:
         else:
             leaves.append(current)
     interrupts = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
+    # One interrupt ends the program, whatever else went wrong; several others stay together.
     return interrupts[0] if interrupts else leaves[0] if len(leaves) == 1 else error
