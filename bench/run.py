@@ -20,6 +20,7 @@ import law_flat
 import law_limits
 import law_loop
 import law_observed
+import law_recovery
 import law_stream
 import law_tail_call
 import law_whole_run
@@ -32,6 +33,7 @@ LAWS = (
     law_fan_out,
     law_loop,
     law_observed,
+    law_recovery,
     law_stream,
     law_tail_call,
     law_whole_run,

@@ -4,9 +4,10 @@
 
 The API (a real HTTP server on the loopback interface, started here) takes at most 50 requests in
 any second and 6 at once; it is busy at times (503 with Retry-After), and once it asks everybody to
-stay away (429 with Retry-After). The client keeps to 40 a second and 6 at once, asks again for each
-page when the API said so and no sooner, and pauses every fetch when one of them is told to stay
-away. The server counts what it sees.
+stay away (429 with Retry-After). Two pages are gone (404). The client keeps to 40 a second and 6 at
+once, asks again for each page when the API said so and no sooner, pauses every fetch when one of
+them is told to stay away, and goes on without the pages that are gone. The server counts what it
+sees.
 """
 
 from __future__ import annotations
@@ -133,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.api.is_busy(number):
             return 503, self.api.retry_after(self.path, self.api.busy_seconds), b""
         page = int(self.path.rpartition("/")[2])
+        if page in (39, 79):
+            return 404, {}, b""
         time.sleep(0.02 if page % 2 else 0.2)  # the work: quick and slow pages
         return 200, {}, f"content of page {page}".encode()
 
@@ -188,15 +191,22 @@ async def fetch(
 
 
 @cs.task
-def count_words(pages: Sequence[str]) -> int:
-    return sum(len(page.split()) for page in pages)
+def count_words(pages: Sequence[cs.Outcome[str]]) -> tuple[int, int]:
+    """The words of the pages that there are, and how many are gone."""
+    there = [page.unwrap() for page in pages if page.ok]
+    return sum(len(page.split()) for page in there), len(pages) - len(there)
 
 
-def words_of_all_pages(pages: int) -> cs.LazyResult[int]:
+def is_gone(error: Exception) -> bool:
+    """Whether the API answered that there is no such page."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 404
+
+
+def words_of_all_pages(pages: int) -> cs.LazyResult[tuple[int, int]]:
     """The workflow: fetch every page, however often that takes, then count."""
     fetched = fetch.map(page=range(pages))
     fetched.with_retry(max_attempts=8, delay=as_asked, on=TryAgain)
-    return count_words(fetched)
+    return count_words(fetched.settled(on=is_gone))
 
 
 def engine_for(address: str) -> cs.Engine:
@@ -228,10 +238,12 @@ def main() -> None:
     with serving(api) as address:
         engine = engine_for(address)
         job = partial(engine.run, words_of_all_pages(options.pages), use_vm=options.vm)
-        words = anyio.run(job, backend=options.backend)
+        words, gone = anyio.run(job, backend=options.backend)
     statistics = engine.constraints.statistics()
     seconds = time.monotonic() - started
-    print(f"{options.pages} pages with {words} words in {seconds:.1f} s, on {options.backend}")
+    there = options.pages - gone
+    print(f"{there} pages with {words} words in {seconds:.1f} s, on {options.backend}")
+    print(f"pages gone       {gone}, left out")
     print(f"requests         {len(api.starts)}")
     print(f"  answered 503   {api.busy_answers}, tried again")
     print(f"  answered 429   {api.closed_answers}, then all fetches paused")

@@ -114,6 +114,8 @@ def _check(structure: Structure, routine: Routine) -> None:
         raise NotFusable("its target is no task that runs on the loop")
     for row in code:
         _check_row(structure, row)
+    if structure.slots[routine.root].settled_on is not None:
+        raise NotFusable("its target is settled")
     _check_regions(code)
     if not awaits_stand_alone(code):
         raise NotFusable("its async tasks may run at the same time as others")
@@ -132,8 +134,6 @@ def _check_row(structure: Structure, row: isa.Instruction) -> None:
             raise NotFusable(f"task {slot.name!r} has a {what}")
     if slot.amounts:
         raise NotFusable(f"task {slot.name!r} takes capacity")
-    if slot.settled_on is not None:
-        raise NotFusable(f"task {slot.name!r} is settled")
 
 
 def _check_regions(code: tuple[isa.Instruction, ...]) -> None:

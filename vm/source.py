@@ -34,6 +34,7 @@ from cascade.vm import isa
 from cascade.vm.blueprint import Blueprint
 from cascade.vm.disassemble import row_texts
 from cascade.vm.fusable import Features
+from cascade.workflow.outcome import succeeded
 
 ABSENT: Final = object()  # the value of a register that nothing was written to
 
@@ -153,6 +154,7 @@ class _IterationWriter:
                 if not calls % BATCH:  # one iteration alone may be longer than a batch
                     with self._block("if clock() >= end:"):
                         self._line(f"return {pc}, locals()")
+                self._emit_outcome(row)
         if block is not None:
             block.__exit__()
 
@@ -195,6 +197,12 @@ class _IterationWriter:
         with self._block(f"if r{row.dst}.__class__ is not c{pc} and leave({pc}, r{row.dst}):"):
             self._line(f"return {pc}, locals()")
 
+    def _emit_outcome(self, row: isa.Invocation | isa.Default | isa.Take) -> None:
+        """The value of a settled node: whoever leaves after its call has what the call gave."""
+        if self._slots[row.site].settled_on is not None:
+            self._names["outcome"] = succeeded
+            self._line(f"r{row.dst} = outcome(r{row.dst})")
+
     def _emit_demands(self, pc: int, row: isa.Invocation) -> None:
         """What stands below the call but is demanded before it: if absent, it may start first."""
         code = self._routine.code
@@ -217,6 +225,7 @@ class _IterationWriter:
 
     def _emit_copy(self, pc: int, row: isa.Default | isa.Take) -> None:
         self._line(f"r{row.dst} = {self._value(row.value)}", self._comments[pc])
+        self._emit_outcome(row)
 
     def _emit_choose(self, pc: int, row: isa.Choose) -> None:
         self._names[f"choose{row.site}"] = _chooser(self._slots[row.site])

@@ -34,7 +34,9 @@ FEWEST: Final = 2  # calls that are worth it
 ONE: Final = 1  # the kinds of steps: a call with one argument,
 MANY: Final = 2  # with several,
 OTHER: Final = 3  # with none or with keywords;
-BUILT: Final = 4  # a container
+SETTLED: Final = 4  # any, whose value is an outcome;
+BUILT: Final = 5  # a container;
+LATE: Final = 6  # what only a failure demands
 
 Step = tuple[int, Callable[..., Any], Any, int]
 Cells = list[Any]
@@ -58,12 +60,16 @@ class StraightCode:
         structure = plan.structure
         if routine.is_body or routine.given:
             return None
-        stop = yield from _stop(structure, routine)
+        late = _late_regions(routine)
+        stop = yield from _stop(structure, routine, late)
         names: dict[str, None] = {}
         steps: list[Step] = []
         calls = 0
         for piece in pieces(routine.code[:stop]):
             for row in piece:
+                if row.at in late:
+                    steps.append((LATE, _nothing, None, 0))
+                    continue
                 slot = structure.slots[row.site]  # type: ignore[attr-defined]
                 steps.append(_step(slot, row))  # type: ignore[arg-type]
                 if isinstance(row, isa.Call):
@@ -72,20 +78,31 @@ class StraightCode:
             yield
         if calls < FEWEST:
             return None
-        last = yield from _last_reads(plan, routine.code[:stop])
+        last = yield from _last_reads(plan, routine.code[:stop], late)
         for pc, registers in last.items():
-            if pc + 1 < len(steps):
-                steps[pc + 1] = _dropping(steps[pc + 1], tuple(registers))
+            below = next((n for n in range(pc + 1, len(steps)) if steps[n][0] != LATE), None)
+            if below is not None:
+                steps[below] = _dropping(steps[below], tuple(registers))
         return StraightCode(steps, stop, tuple(names))
 
 
-def _stop(structure: Structure, routine: Routine) -> Work[int]:
+def _late_regions(routine: Routine) -> frozenset[int]:
+    """The regions of fallbacks: no row opens them, and neither does what is in them another."""
+    opened = {region for row in routine.code for region in row.opens()}
+    first = {row.at for row in routine.code if row.at and row.at not in opened}
+    inside = {region for row in routine.code if row.at in first for region in row.opens()}
+    return frozenset() if inside else frozenset(first)
+
+
+def _stop(structure: Structure, routine: Routine, late: frozenset[int]) -> Work[int]:
     """Above which row something else gets ready, whose turn it may be."""
     held: dict[int, int] = {}
     stop = len(routine.code) - 1
     for pc, row in enumerate(routine.code):
         if pc % STEPS == STEPS - 1:
             yield
+        if row.at in late:
+            continue
         if row.at:  # what opens its region may come further down
             stop = min(stop, pc)
         elif not _is_straight(structure, row):
@@ -102,12 +119,14 @@ def _is_straight(structure: Structure, row: isa.Instruction) -> bool:
     if not isinstance(row, isa.Call | isa.List | isa.Tuple | isa.Dict):
         return False
     slot = structure.slots[row.site]
-    return slot.cache is None and not slot.amounts and not slot.recovers
+    return slot.cache is None and not slot.amounts
 
 
 def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
     if isinstance(row, isa.Call):
         function = slot.task.func
+        if slot.settled_on is not None:
+            return SETTLED, _called(function, row.args, row.kwargs), None, row.dst
         if len(row.args) == 1 and not row.kwargs:
             return ONE, function, row.args[0], row.dst
         if len(row.args) > 1 and not row.kwargs:
@@ -118,7 +137,9 @@ def _step(slot: Slot, row: isa.Call | isa.List | isa.Tuple | isa.Dict) -> Step:
     return BUILT, _built(slot, row.members), None, row.dst
 
 
-def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> Work[dict[int, list[int]]]:
+def _last_reads(
+    plan: Plan, rows: Iterable[isa.Instruction], late: frozenset[int]
+) -> Work[dict[int, list[int]]]:
     """By row: the registers that nobody needs once the row is done, and nobody takes over."""
     left = plan.uses()[1].copy()
     held: dict[int, int] = {}
@@ -126,6 +147,8 @@ def _last_reads(plan: Plan, rows: Iterable[isa.Instruction]) -> Work[dict[int, l
     for pc, row in enumerate(rows):
         if pc % STEPS == STEPS - 1:
             yield
+        if row.at in late:
+            continue
         for register in dict.fromkeys(row.reads()):
             source = held[register]
             if source in left:
@@ -149,7 +172,11 @@ def _dropping(step: Step, registers: tuple[int, ...]) -> Step:
             return function(*operands(cells))
         return function(cells)
 
-    return BUILT if kind == BUILT else OTHER, drop_and_call, None, dst
+    return kind if kind in (SETTLED, BUILT) else OTHER, drop_and_call, None, dst
+
+
+def _nothing(cells: Cells) -> None:
+    """What a row does that is not demanded."""
 
 
 def _called(function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Cells], Any]:

@@ -9,7 +9,8 @@ from cascade.core.calls import is_control, is_ordinary
 from cascade.core.pace import BATCH
 from cascade.executors.executor import usual_class
 from cascade.vm import isa
-from cascade.vm.straight import MANY, ONE, OTHER, SLOW, Cells, StraightCode
+from cascade.vm.straight import BUILT, LATE, MANY, ONE, OTHER, SETTLED, SLOW, Cells, StraightCode
+from cascade.workflow.outcome import succeeded
 
 if TYPE_CHECKING:
     from cascade.vm.frame import Frame, FrameStrategy
@@ -96,8 +97,15 @@ class StraightRun:
                     value = function(*operands(cells))
                 elif kind == OTHER:
                     value = function(cells)
-                else:
+                elif kind == SETTLED:
+                    value = function(cells)
+                    if value.__class__ is not watch.usual and not self._goes_on(pc, value):
+                        return False
+                    value = succeeded(value)
+                elif kind == BUILT:
                     cells[dst] = function(cells)
+                    continue
+                else:
                     continue
                 if value.__class__ is not watch.usual and not self._goes_on(pc, value):
                     return False
@@ -124,8 +132,9 @@ class StraightRun:
         activity = self._machine.run.activity
         if activity is None:
             return
-        for row in self._frame.program.routine.code[self._next : stop]:
-            if isinstance(row, isa.Call):
+        rows = self._frame.program.routine.code[self._next : stop]
+        for row, step in zip(rows, self._code.steps[self._next : stop], strict=True):
+            if isinstance(row, isa.Call) and step[0] != LATE:
                 name = self._frame.structure.slots[row.site].name
                 activity.started(name, 1)
                 activity.ended(name, "Succeeded")

@@ -21,7 +21,7 @@ from cascade.core.values import (
     own_arguments,
 )
 from cascade.graph.structure import RESOURCE, Slot
-from cascade.workflow.outcome import Outcome
+from cascade.workflow.outcome import Outcome, succeeded
 
 if TYPE_CHECKING:
     from cascade.graph.nodes import Node
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def wrapped(slot: Slot, value: Any) -> Any:
     """The value of a call, or of an item, as its node has it."""
-    is_value = slot.settled_on is not None and not isinstance(value, Skipped)
-    return Outcome(value) if is_value else value
+    is_value = slot.settled_on is not None and value.__class__ is not Skipped
+    return succeeded(value) if is_value else value
 
 
 def recover(

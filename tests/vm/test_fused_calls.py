@@ -124,3 +124,61 @@ def test_a_key_whose_comparison_raises_fails_the_run_once(backend):
         return loop_of(step(0).with_retry(3))
 
     agree(make, backend)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("fails", [(), (0,), (2,), (0, 2)])
+def test_settled_calls_of_a_loop(backend, kind, fails):
+    """Each iteration has their outcomes, of a default too; whoever leaves wraps a value once."""
+
+    def make(world):
+        def part(place, before):
+            world.log.append((place, str(before)))
+            if place in fails:
+                raise ValueError(place)
+            return place
+
+        async def part_async(place, before):
+            await anyio.lowlevel.checkpoint()
+            return part(place, before)
+
+        @cs.task
+        def step(n, outcome):
+            return cs.Jump("again", n + 1) if n < 40 else cs.Jump("exit", outcome)
+
+        task = cs.task(part if kind == "sync" else part_async, name="part")
+        first = task(0, None).settled()
+        second = task(1, first).run_if(False, default=3).settled()
+        return loop_of(step(0, task(2, second).settled(on=ValueError)))
+
+    agree(make, backend, may_skip=True)
+
+
+def test_many_settled_calls_are_left_after_any_of_them(backend):
+    """One iteration may be longer than a batch, and is left between two of its calls."""
+
+    def make(world):
+        @cs.task
+        def part(x):
+            return x
+
+        @cs.task
+        def step(n, outcomes):
+            world.log.append(sum(outcome.unwrap() for outcome in outcomes))
+            return cs.Jump("again", n + 1) if n < 20 else cs.Jump("exit", n)
+
+        return loop_of(step(0, [part(x).settled() for x in range(100)]))
+
+    agree(make, backend)
+
+
+def test_a_loop_that_is_settled_is_left_to_the_interpreter():
+    """Control passes through it, and only what the loop comes to is wrapped."""
+
+    @cs.task
+    def step(n):
+        return cs.Jump("again", n + 1) if n < 5 else cs.Jump("exit", n)
+
+    target = loop_of(step(0).settled())
+    assert "its target is settled" in cs.disassemble(target, fused=True)
+    assert cs.run(target, use_vm=True) == cs.Outcome(5)

@@ -367,3 +367,37 @@ def test_counters_show_the_calls_of_straight_runs(backend, use_vm):
         {"note": (4, 4, 0), "tail": (3, 3, 0)},
         {"note": (3, 3, 0), "fails": (1, 0, 1)},
     ]
+
+
+@pytest.mark.parametrize("fails", [(), (0,), (1,), (3,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("policy", ["literal", "expression", "handler", "settled", "both"])
+def test_failures_that_are_answered(backend, runs, fails, policy):
+    """What a failure demands stands among the rows, and is left alone where there is none."""
+
+    def make(world):
+        note, _ = tasks(world)
+
+        @cs.task
+        def inc(x, place):
+            world.log.append(("inc", x, place))
+            if place in fails:
+                raise ValueError(place)
+            return (x, place)
+
+        def answered(node, number):
+            if policy == "literal":
+                return node.with_fallback(number)
+            if policy == "expression":
+                return node.with_fallback([note(number), number])
+            if policy == "handler":
+                return node.with_fallback(note)
+            if policy == "settled":
+                return node.settled()
+            return node.with_fallback(note(number), on=LookupError).settled()
+
+        value = note(0)
+        for number in range(4):
+            value = note(answered(inc(value, number), number), value)
+        return value
+
+    check(make, backend, runs)
