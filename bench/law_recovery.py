@@ -26,9 +26,9 @@ def add_outcome(n: int, total: int, outcome: cs.Outcome[int]) -> cs.Jump:
 def cases(quick: bool) -> Iterator[Case]:
     count = 20 if quick else 50_000
     width = 20 if quick else 1_000
-    yield hot("hot loop around a call", add_up, plain, int, count)
-    yield hot("hot loop around a call with a fallback", add_up, with_fallback, int, count)
-    yield hot("hot loop around a settled call", add_outcome, settled, cs.Outcome, count)
+    yield hot("hot loop, a plain call", add_up, plain, int, count)
+    yield hot("hot loop, a fallback", add_up, with_fallback, int, count)
+    yield hot("hot loop, a settled call", add_outcome, settled, cs.Outcome, count)
     yield fan_out("calls with a fallback", with_fallback, int, width)
     yield fan_out("settled calls", settled, cs.Outcome, width)
 
