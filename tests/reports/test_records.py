@@ -11,6 +11,8 @@ import pytest
 
 import building
 import cascade as cs
+from cascade.graph.reading import read
+from cascade.graph.structure import Structure
 from cascade.reports.attribution import Attribution, Meaning, general_id
 from cascade.reports.blame import accounts_of, total_of, waits_of
 from cascade.reports.history import runs_of
@@ -29,6 +31,11 @@ def recorded(run):
         return recording
 
     return recorded
+
+
+def attributed(target):
+    """The nodes of a target, by the ids of its events."""
+    return Attribution(Structure(read(target).key))
 
 
 def failing(times, *, seconds=1.0):
@@ -366,7 +373,7 @@ def test_ids_lead_to_their_nodes(recorded):
     cs.bind(loop, cs.select_jump({"on": route, "out": None}))
     cs.bind(route, cs.select_jump({"on": route, "out": None}))
     target = returns(join(loop, nap.map(seconds=[1, 2])))
-    attribution = Attribution(target)
+    attribution = attributed(target)
     found = {
         event.task_id: attribution.meaning_of(event.task_id)
         for event in recorded(target)
@@ -396,7 +403,7 @@ def test_nodes_of_a_loop_may_share_an_id(recorded):
     first, again = count(1), count(0)
     for node in (first, again):
         cs.bind(node, cs.select_jump({"again": again, "out": None}))
-    attribution = Attribution(first)
+    attribution = attributed(first)
     found = {
         attribution.meaning_of(event.task_id)
         for event in recorded(first)
@@ -409,7 +416,7 @@ def test_names_may_look_like_ids(recorded):
     """A name may hold slashes, brackets and numbers."""
     named = cs.task(nap.func, name="a#1/b[2]/c#0")
     target = join(named(1), named.map(seconds=[1]))
-    attribution = Attribution(target)
+    attribution = attributed(target)
     found = {
         attribution.meaning_of(event.task_id)
         for event in recorded(target)
@@ -452,7 +459,7 @@ def test_every_event_leads_to_a_node_of_its_name(use_vm):
         with cs.record(bus) as recording:
             try:
                 target = building.build(program)
-                attribution = Attribution(target)
+                attribution = attributed(target)
                 anyio.run(watch, program, target, bus, backend_options=virtual_time("asyncio"))
             except Exception:  # what fails is recorded like the rest
                 pass
