@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import law_chain
 import law_fan_out
 import law_flat
+import law_flow
 import law_limits
 import law_loop
 import law_observed
@@ -37,6 +38,7 @@ LAWS = (
     law_stream,
     law_tail_call,
     law_whole_run,
+    law_flow,
     law_limits,
     law_flat,
 )

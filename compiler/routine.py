@@ -64,6 +64,7 @@ class RoutineCompiler:
         self._is_body = is_body
         self._given = given
         self._exports: set[int] = set()  # what iterations of loops in it demand of it
+        self._heard: set[int] = set()  # what maps hear of as it settles, item by item
         self._order: list[int] = []
         self._rank: dict[int, int] = {}
         self._places: dict[int, _Place] = {}
@@ -125,6 +126,7 @@ class RoutineCompiler:
                 todo += predecessors
             else:
                 todo += self._parts(slot)
+                self._heard.update(slot.heard(self._slots))
                 if slot.recovers:
                     on_failure = self._on_failure(slot)
                     self._exports.update(on_failure)
@@ -276,10 +278,10 @@ class RoutineCompiler:
     def _taken_over(self, slot: Slot) -> int | None:
         """The register of an argument that only this slot reads.
 
-        None for what guards may write before the argument is there, and for what iterations may
-        ask for: they take a register that holds something for one that holds the value.
+        None for what guards may write before the argument is there, and for what iterations and
+        maps may ask for: they take a register that holds something for one that holds the value.
         """
-        if slot.index in self._exports:
+        if slot.index in self._exports or slot.index in self._heard:
             return None
         is_guarded = slot.conditions or (slot.after and self._is_root_body(slot))
         if is_guarded or self._is_loop(slot) or slot.kind is ROUTER:
@@ -289,6 +291,7 @@ class RoutineCompiler:
                 index >= 0
                 and self._consumers[index] == 1
                 and index not in self._exports
+                and index not in self._heard
                 and index != self._root
                 and not self._is_shared(self._slots[index])
             ):

@@ -53,6 +53,7 @@ class Program:
         "counters",
         "dst",
         "first",
+        "flows",
         "fused",
         "heat",
         "opened",
@@ -83,6 +84,7 @@ class Program:
         self.overwritten: set[int] = set()  # whose register their one reader takes over
         self._sources: list[list[int]] | None = None
         self.starts: list[list[int]] = [[] for _ in range(routine.regions)]
+        self.flows: dict[int, list[tuple[int, isa.Map]]] = {}  # by region: maps, and where
         self.first: list[int] = []
         self.straight: StraightCode | None = None
 
@@ -91,12 +93,12 @@ class Program:
         """The program of a routine, in slices."""
         plan = yield from Plan.made(structure, routine.root)
         program = Program(structure, routine, plan)
-        yield from program._link(routine.code)
+        yield from program._link(routine.code, structure.slots)
         program.first = [pc for pc in reversed(program.starts[0]) if not program.counters[pc]]
         program.straight = yield from StraightCode.of(plan, routine)
         return program
 
-    def _link(self, code: tuple[isa.Instruction, ...]) -> Work[None]:
+    def _link(self, code: tuple[isa.Instruction, ...], slots: Sequence[Slot]) -> Work[None]:
         held: dict[int, int] = {}  # by register: whose value it holds here
         readers: dict[int, list[int]] = {}
         for piece in pieces(code):
@@ -108,6 +110,8 @@ class Program:
                     readers[held[register]].append(pc)
                 self.counters.append(len(reads) + (row.at != 0))
                 self.starts[row.at].append(pc)
+                if isinstance(row, isa.Map) and slots[row.site].flowing:
+                    self.flows.setdefault(row.at, []).append((pc, row))
                 if isinstance(row, isa.Producer):
                     if held.get(row.dst, row.source) != row.source:
                         self.overwritten.add(held[row.dst])
@@ -234,6 +238,9 @@ class Frame(PlannedEvaluation):
                 self._machine.fired.append((self, index))
         for source in written:
             self._let_go_of_needs(source)
+        for region in self.program.flows:
+            if opened[region]:
+                self.begin_flows(region)
 
     def done_above(self, pc: int) -> Iterator[Any]:
         """The rows above `pc` whose regions are open."""
@@ -248,6 +255,12 @@ class Frame(PlannedEvaluation):
         self.registers.clear()
         self._watchers = None
 
+    def begin_flows(self, region: int) -> None:
+        """What stands in the region is demanded: some maps have items that may begin at once."""
+        for index, row in self.program.flows.get(region, ()):
+            if self._counters[index]:
+                self._begin_flow(self._slots[row.site])
+
     # Regions and registers
 
     def open(self, region: int) -> None:
@@ -256,6 +269,8 @@ class Frame(PlannedEvaluation):
             return
         self._opened[region] = 1
         self._count_down(self.program.starts[region])
+        if self.program.flows:
+            self.begin_flows(region)
 
     def write(self, source: int, value: Any) -> None:
         """The value of a site (`~site`: around) has come."""
@@ -304,7 +319,7 @@ class Frame(PlannedEvaluation):
 
     # What the shared part asks
 
-    def _when_settled(self, index: int, then: Callable[[Any], None]) -> None:
+    def on_settled(self, index: int, then: Callable[[Any], None]) -> None:
         value = self.settled(index)
         if value is not ABSENT:
             then(value)
@@ -395,7 +410,7 @@ class Frame(PlannedEvaluation):
             if registers[register].__class__ is Skipped:
                 skipped = self._skipped_by_inputs(slot)
                 assert skipped is not None
-                self._skip(slot, skipped)
+                self._skip_node(slot, skipped)
                 return True
         return False
 

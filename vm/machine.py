@@ -82,6 +82,7 @@ class Machine(FrameStrategy):
         fired = self.fired
         for pc in frame.program.first:
             fired.append((frame, pc))
+        frame.begin_flows(0)
 
     def iterate(
         self, trampoline: Carrier, home: Any, root: int, overrides: Mapping[Any, Any]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cascade.workflow.resources import ResourceDefinition
 
 LONGEST_PATH: Final = 20  # ids in the note of a failure
+NOT_STARTED: Final = -1.0  # instead of the time when a call started
 
 
 class Holder(Protocol):
@@ -252,11 +253,20 @@ class Call:
         self.amounts = amounts
         self.resources: tuple[str, ...] = ()  # of the scope "task", deferred in the arguments
         self.attempt = 1
-        self.started = 0.0
+        self.started = NOT_STARTED
         self.ticket: Ticket | None = None
         self.flight: Flight | None = None  # its own while it has not landed, or that of another
         self.turn: Event | None = None
         self.outcome: Any = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has started, or a task has it that looks something up for it."""
+        if self.started != NOT_STARTED:
+            return True
+        is_parked = self.ticket is not None and self.ticket.parked
+        is_held = bool(self.resources) or self.flight is not None or self.turn is not None
+        return is_held and not is_parked
 
     @property
     def task_id(self) -> str:
@@ -294,6 +304,16 @@ class Flight:
 def is_gone(place: Place) -> bool:
     """Whether the scope that a place is in is over, so that nothing starts there any more."""
     return place.scope is not None and place.scope.is_over
+
+
+class _Over:
+    """The scope of calls that were withdrawn."""
+
+    is_over = True
+
+
+NOWHERE: Final = Place(None, 0, 0)  # instead of the place of a call that was withdrawn
+NOWHERE.scope = cast("Scope", _Over())
 
 
 def add_causes(place: Place, index: int, error: BaseException) -> None:

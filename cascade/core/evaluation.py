@@ -12,11 +12,12 @@ from anyio import current_time
 
 from cascade.amounts import checked_amount
 from cascade.core.calls import Call, Failed, Omitted, Place, add_causes, is_control
-from cascade.core.feeds import feed_of
+from cascade.core.feeds import Feed, feed_of
+from cascade.core.flows import Flow
 from cascade.core.items import MapItems
 from cascade.core.recovery import recover, wrapped
 from cascade.core.scopes import evaluate
-from cascade.core.strategy import NO_OVERRIDES, Carrier, EvaluationPlace, Strategy
+from cascade.core.strategy import NO_OVERRIDES, Carrier, EvaluationPlace, Items, Strategy
 from cascade.core.trampoline import Trampoline
 from cascade.core.values import (
     BY_DATA,
@@ -54,9 +55,12 @@ class PlannedEvaluation(EvaluationPlace):
         "_body",
         "_chosen",
         "_falling_back",
+        "_flows",
+        "_followers",
         "_handled",
         "_holdings",
         "_invariant",
+        "_maps",
         "_needs",
         "_on_end",
         "_outermost",
@@ -106,6 +110,9 @@ class PlannedEvaluation(EvaluationPlace):
         self._unchosen: set[Ref] | None = None  # the routes that routers did not choose
         self._falling_back: dict[int, BaseException] | None = None  # by fallback: why it runs
         self._handled: set[int] | None = None  # the handlers that were called
+        self._flows: dict[int, Flow] | None = None  # of maps that were demanded
+        self._maps: dict[int, MapItems] | None = None  # that go on, and are followed by others
+        self._followers: dict[int, list[Callable[[Items], None]]] | None = None
 
     @property
     def _root(self) -> Any:
@@ -140,10 +147,6 @@ class PlannedEvaluation(EvaluationPlace):
 
     def _was_demanded(self, index: int) -> bool:
         """Whether somebody needed the slot, now that the evaluation ends."""
-        raise NotImplementedError
-
-    def _when_settled(self, index: int, then: Callable[[Any], None]) -> None:
-        """Demand the slot, and have `then` called with its value, or the Skipped it is."""
         raise NotImplementedError
 
     def _drop(self, index: int) -> bool:
@@ -211,6 +214,7 @@ class PlannedEvaluation(EvaluationPlace):
     def release(self) -> None:
         """Let go of all values, and of all that refers back: the run is over."""
         self._on_end = _not_begun
+        self._flows = self._maps = self._followers = None
         self._trampoline = None
         self._overrides = NO_OVERRIDES
         self.data = ()
@@ -314,19 +318,83 @@ class PlannedEvaluation(EvaluationPlace):
             call.resources = deferred_names((*args, *kwargs.values()))
         return call
 
+    # Maps
+
     def _start_map(self, slot: Slot) -> None:
-        given = {name: self._value(ref) for name, ref in slot.kwargs}
-        for name in slot.iterables:
-            if isinstance(given[name], Deferred):
-                raise given[name].refused(f"the map of task {slot.name!r} over {name!r}")
-            if name not in slot.lazies:
-                check_iterable(slot.name, name, given[name])
-                given[name] = list(given[name])  # a copy: what runs may change the original
-        feed = feed_of(slot.name, {name: given[name] for name in slot.iterables})
-        given.update(dict.fromkeys(slot.iterables))  # each keeps its place among the keywords
+        """All that the map needs is there."""
+        flow = self._flow_of(slot)
+        read = {} if flow is None else flow.read
+        columns = {n: read[n] if n in read else self.column(slot, n) for n in slot.iterables}
+        if flow is None or not flow.complete(None):
+            self.start_items(slot, feed_of(slot.name, columns))
+
+    def _skip_node(self, slot: Slot, skipped: Skipped) -> None:
+        """Something that the node needs is skipped; a map waits for the items that began."""
+        flow = self._flow_of(slot)
+        if flow is None or not flow.complete(skipped):
+            self._skip(slot, skipped)
+
+    def _begin_flow(self, slot: Slot) -> None:
+        """The map is demanded, and its items may begin before all that it needs is there."""
+        kinds = self._slots
+        if any(kinds[ref].kind is MAP and ref in self._shared for _, ref in slot.flowing):
+            return  # that map stands in the evaluation around
+        if self._flows is None:
+            self._flows = {}
+        flow = self._flows[slot.index] = Flow(self, slot)
+        flow.begin()
+
+    def _flow_of(self, slot: Slot) -> Flow | None:
+        return None if self._flows is None else self._flows.pop(slot.index, None)
+
+    def column(self, slot: Slot, name: str) -> Any:
+        """What a map takes item by item as one argument: a list, or what is read lazily."""
+        value = self._value(dict(slot.kwargs)[name])
+        if isinstance(value, Deferred):
+            raise value.refused(f"the map of task {slot.name!r} over {name!r}")
+        if name in slot.lazies:
+            return value
+        check_iterable(slot.name, name, value)
+        return list(value)  # a copy: what runs may change the original
+
+    def start_items(self, slot: Slot, feed: Feed) -> MapItems:
+        """Start a map with what feeds it, now that what all items need is there."""
+        own = [(n, None if n in slot.iterables else ref) for n, ref in slot.kwargs]
+        given = {name: None if ref is None else self._value(ref) for name, ref in own}
         amounts = self._amounts(slot) if slot.amounts else NO_AMOUNTS
-        rank = self._plan.rank(slot.index)
-        MapItems(self._strategy, self, slot, rank).start(feed, given, amounts)
+        items = MapItems(self._strategy, self, slot, self._plan.rank(slot.index))
+        items.take_from(feed)
+        if slot.is_followed:
+            self._maps = {**(self._maps or {}), slot.index: items}
+            for then in (self._followers or {}).pop(slot.index, ()):
+                then(items)
+        items.start(given, amounts)
+        return items
+
+    def when_begun(self, index: int, then: Callable[[Items], None]) -> None:
+        """Have `then` called with the items of a map, now or when they begin."""
+        items = (self._maps or {}).get(index)
+        if items is not None:
+            then(items)
+        else:
+            if self._followers is None:
+                self._followers = {}
+            self._followers.setdefault(index, []).append(then)
+
+    def lacks_inputs(self, slot: Slot) -> bool:
+        """Whether something that all items of a map need is skipped."""
+        after = () if slot.index == self._body else slot.after
+        return any(isinstance(self._peek(index), Skipped) for index in (*after, *slot.base))
+
+    def has_settled(self, index: int) -> bool:
+        """Whether the slot has its value, or is skipped."""
+        return self._is_settled(index)
+
+    def value(self, ref: Ref) -> Any:
+        """The literal or settled value of a reference."""
+        return self._value(ref)
+
+    # What calls come to
 
     def completed(self, call: Call, value: Any) -> None:
         """The call of a node of this evaluation came to `value`, or to control."""
@@ -412,6 +480,8 @@ class PlannedEvaluation(EvaluationPlace):
 
     def settle_map(self, slot: Slot, value: Any) -> None:
         """All items of the map have their values; it is skipped if a fallback was."""
+        if self._maps is not None:
+            self._maps.pop(slot.index, None)
         if isinstance(value, Skipped):
             self._skip(slot, value)
         else:
@@ -478,7 +548,7 @@ class PlannedEvaluation(EvaluationPlace):
             else:
                 then(value)
 
-        self._when_settled(ref, come)
+        self.on_settled(ref, come)
 
     def when_settled(self, indices: Sequence[int], then: Callable[[], None]) -> None:
         """Demand these slots, and have `then` called when all of them are settled."""
@@ -494,7 +564,7 @@ class PlannedEvaluation(EvaluationPlace):
                 then()
 
         for index in indices:
-            self._when_settled(index, come)
+            self.on_settled(index, come)
 
     def arguments(
         self, slot: Slot, overrides: Mapping[Any, Any]

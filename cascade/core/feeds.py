@@ -7,6 +7,7 @@ when it may have one more item, and so nothing is read further ahead than items 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from heapq import heappop, heappush
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -56,6 +57,52 @@ class WholeFeed:
     def take(self) -> tuple[int, Row] | None:
         self._taken += 1
         return next(self._rows)
+
+
+class FlowFeed:
+    """Rows that are there as soon as all their elements are, whichever comes first."""
+
+    __slots__ = ("_is_final", "_is_stopped", "_ready", "_rows", "_taken", "_width", "length")
+
+    def __init__(self, length: int, width: int) -> None:
+        self.length: int | None = length
+        self._width = width
+        self._rows: dict[int, dict[int, Any]] = {}
+        self._ready: list[int] = []  # a heap
+        self._taken = 0
+        self._is_stopped = False
+        self._is_final = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Not before all that the map needs has settled."""
+        return self._is_final and (self._is_stopped or self._taken == self.length)
+
+    def take(self) -> tuple[int, tuple[Any, ...]] | None:
+        """The first row that is there."""
+        if self._is_stopped or not self._ready:
+            return None
+        self._taken += 1
+        position = heappop(self._ready)
+        row = self._rows.pop(position)
+        return position, tuple([row[column] for column in range(self._width)])
+
+    def came(self, column: int, position: int, value: Any) -> None:
+        """An element has settled."""
+        if not self._is_stopped:
+            row = self._rows.setdefault(position, {})
+            row[column] = value
+            if len(row) == self._width:
+                heappush(self._ready, position)
+
+    def stop(self) -> None:
+        """No further item begins."""
+        self._is_stopped = True
+        self._rows.clear()
+
+    def end(self) -> None:
+        """All that the map needs has settled."""
+        self._is_final = True
 
 
 class _Reader:

@@ -203,7 +203,7 @@ class Evaluation(PlannedEvaluation):
             home._readers[there] = [(self, index)]
             self._interpretation.demanded.append((home, there))
 
-    def _when_settled(self, index: int, then: Callable[[Any], None]) -> None:
+    def on_settled(self, index: int, then: Callable[[Any], None]) -> None:
         if index in self._values:
             then(self._values[index])
         elif index in self._readers:
@@ -255,6 +255,8 @@ class Evaluation(PlannedEvaluation):
             arguments = open_slots(slot, self._overrides)
         after = () if slot.index == self._body else slot.after
         self._need_all(slot, (*after, *arguments, *slot.amount_slots))
+        if slot.flowing and slot.index in self._waiting:
+            self._begin_flow(slot)
 
     def _demand_router(self, slot: Slot) -> None:
         assert slot.selector is not None
@@ -274,6 +276,7 @@ class Evaluation(PlannedEvaluation):
 
     def spread(self, index: int) -> None:
         """Tell those who wait for the slot that it is settled."""
+        value = self._values[index]  # which the first reader may let go of
         for reader in self._readers.pop(index, ()):
             if isinstance(reader, int):
                 missing = self._waiting[reader] - 1
@@ -284,9 +287,9 @@ class Evaluation(PlannedEvaluation):
                     self._arrived(self._slots[reader])
             else:
                 listener, alias = reader
-                listener._settle(alias, self._values[index])
+                listener._settle(alias, value)
         if index == self._plan.root:
-            self._end(self._values[index])
+            self._end(value)
 
     def _arrived(self, slot: Slot) -> None:
         """All that the slot waited for is settled."""
@@ -327,7 +330,7 @@ class Evaluation(PlannedEvaluation):
             return
         skipped = self._skipped_by_inputs(slot)
         if skipped is not None:
-            self._skip(slot, skipped)
+            self._skip_node(slot, skipped)
         elif slot.kind is MAP:
             self._start_map(slot)
         else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from sys import maxsize
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cascade.core.calls import Call, Failed, Holder, Place, is_control, is_gone
-from cascade.core.feeds import AsyncFeed, Feed
+from cascade.core.feeds import AsyncFeed, Feed, FlowFeed
 from cascade.core.outlet import Item
 from cascade.core.pace import end_of_slice
 from cascade.core.recovery import recover, wrapped
@@ -29,14 +29,19 @@ if TYPE_CHECKING:
     from cascade.graph.nodes import Node
 
 
+_NOT_YET: Final = object()  # instead of the value of an item
+
+
 class MapItems(Place):
     """The items of one map, by position: each is a call, or what its trampoline makes of it."""
 
     __slots__ = (
         "_amounts",
+        "_calls",
         "_constants",
         "_evaluation",
         "_feed",
+        "_followers",
         "_given",
         "_is_postponed",
         "_most",
@@ -47,6 +52,7 @@ class MapItems(Place):
         "_slot",
         "_strategy",
         "_trampolines",
+        "length",
     )
 
     local_id_names_owner = True
@@ -59,9 +65,12 @@ class MapItems(Place):
         self._evaluation = evaluation
         self._slot = slot
         self._feed: Feed | None = None  # before the map begins, and once it is over
+        self._calls: dict[int, Call] | None = None  # of items that may be withdrawn
         self._constants: Mapping[str, Any] = {}
         self._amounts: Mapping[str, Any] = {}
         self._resources: tuple[str, ...] = ()
+        self.length: int | None = None  # how many items there are, if that is known
+        self._followers: tuple[Callable[[int, Any], None], ...] = ()
         self._results: list[Any] = []
         self._running = 0  # items that exist
         self._most = maxsize if slot.concurrency is None else slot.concurrency
@@ -76,22 +85,53 @@ class MapItems(Place):
         """Items belong to the evaluation of their map."""
         return self._evaluation.holdings
 
-    def start(self, feed: Feed, constants: Mapping[str, Any], amounts: Mapping[str, Any]) -> None:
-        """Begin with what the feed gives; `constants` and `amounts` are those of every item."""
-        run = self._strategy.run
+    def take_from(self, feed: Feed) -> None:
+        """The feed gives the elements of the items."""
         self._feed = feed
+        self.length = feed.length
+        if feed.length is not None:
+            self._results = [_NOT_YET] * feed.length
+        if isinstance(feed, FlowFeed):
+            self._calls = {}
+
+    def follow(self, then: Callable[[int, Any], None]) -> None:
+        """Have `then` called with the position and value of each item, or the Skipped it is."""
+        for position, value in enumerate(self._results):
+            if value is not _NOT_YET:
+                then(position, value)
+        self._followers = (*self._followers, then)
+
+    def withdraw(self) -> None:
+        """An element is skipped: no further item starts, of those that exist either."""
+        going = [] if self._calls is None else list(self._calls.items())
+        withdraws = self._strategy.run.processor.withdraws
+        gone = {c for i, c in going if i not in self._trampolines and withdraws(c)}
+        if self.outlet is not None:
+            self.outlet.forget(gone.__contains__)
+        for call in gone:
+            assert self._calls is not None
+            del self._calls[call.index]
+            self._running -= 1
+
+    def complete(self, skipped: Skipped | None) -> None:
+        """All that the map needs has settled; if it is skipped, no further item begins."""
+        self._skipped = skipped or self._skipped
+        self.go_on()
+
+    def start(self, constants: Mapping[str, Any], amounts: Mapping[str, Any]) -> None:
+        """Begin with what the feed gives; `constants` and `amounts` are those of every item."""
+        run, feed = self._strategy.run, self._feed
+        assert feed is not None
         self._constants = constants
         self._amounts = amounts
         self._resources = deferred_names(constants.values())
         self._strategy.hold(self)
-        if feed.length is not None:
-            self._results = [None] * feed.length
-            if run.activity is not None:
-                run.activity.mapped(self._slot.name, feed.length)
+        if feed.length is not None and run.activity is not None:
+            run.activity.mapped(self._slot.name, feed.length)
         if isinstance(feed, AsyncFeed):
             run.spawn(partial(self._read, feed), self.scope)
         else:
-            self._go_on()
+            self.go_on()
 
     async def _read(self, feed: AsyncFeed) -> None:
         try:
@@ -102,10 +142,10 @@ class MapItems(Place):
             await feed.close(self._strategy.run.services.teardown_timeout)
 
     def _read_one(self) -> None:
-        self._go_on()
+        self.go_on()
         self._strategy.propagate()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Begin as many items as there are and may be; the map ends when all have their values.
 
         When the slice of time is over, the rest follows later.
@@ -136,12 +176,12 @@ class MapItems(Place):
 
     def _go_on_later(self) -> None:
         self._is_postponed = False
-        self._go_on()
+        self.go_on()
         self._strategy.propagate()
 
     def _grow(self) -> None:
         """There is one more item than was known."""
-        self._results.append(None)
+        self._results.append(_NOT_YET)
         if self._strategy.run.activity is not None:
             self._strategy.run.activity.mapped(self._slot.name, 1)
 
@@ -166,6 +206,8 @@ class MapItems(Place):
         args, kwargs = arguments_by_name(self._slot.task, named)
         call = Call(self, position, position, self._slot, args, kwargs, amounts)
         call.resources = resources
+        if self._calls is not None:
+            self._calls[position] = call
         self._strategy.run.make_ready(call)
 
     def completed(self, call: Call, value: Any) -> None:
@@ -206,17 +248,23 @@ class MapItems(Place):
     def _item_done(self, index: int, value: Any) -> None:
         self._trampolines.pop(index, None)
         self._given.pop(index, None)
+        if self._calls is not None:
+            del self._calls[index]
         self._results[index] = value
         self._running -= 1
+        for then in self._followers:
+            then(index, value)
         if self.outlet is not None and not isinstance(value, Skipped):
             self.outlet.put(Item(self.task_id(index), index, value))
         if self._strategy.run.activity is not None:
             self._strategy.run.activity.item_done(self._slot.name)
-        self._go_on()
+        self.go_on()
 
     def _end(self) -> None:
         self._strategy.drop(self)
-        results, self._results = self._results, []
+        results = self._results
+        if not self._slot.is_followed:  # else a map may ask for them that does not know it yet
+            self._results = []
         self._feed = None
         self._evaluation.settle_map(self._slot, self._skipped or results)
 
@@ -224,10 +272,12 @@ class MapItems(Place):
         """Let go of all values, and of all that refers back: the run is over."""
         self._results = []
         self._feed = None
+        self._followers = ()
+        self._calls = None
         self._constants = self._amounts = {}
         self._trampolines.clear()
         if self.outlet is not None:
-            self.outlet.forget(self)
+            self.outlet.forget(lambda call: call.place is self)
 
     def local_id(self, index: int) -> str:
         """The id of the item's node: the map's id, the position, and its place in the item."""

@@ -42,13 +42,6 @@ class Item(Generic[T]):
     value: T
 
 
-class Asking(Protocol):
-    """A call of an item that is about to start."""
-
-    @property
-    def place(self) -> object: ...
-
-
 class Outlet:
     """Between one run, which puts items in, and its caller, who takes them out."""
 
@@ -83,8 +76,8 @@ class Outlet:
         self._items: deque[Item[Any]] = deque()
         self._taken = 0  # since a checkpoint
         self._waiting = 0  # how many wait for the value
-        self._held: deque[tuple[Asking, Callable[[], None]]] = deque()
-        self._passing: set[Asking] = set()  # let in, and not asking again yet
+        self._held: deque[tuple[object, Callable[[], None]]] = deque()
+        self._passing: set[object] = set()  # let in, and not asking again yet
         self._changed: Event | None = None
 
     # The run's side
@@ -94,7 +87,7 @@ class Outlet:
         self._items.append(item)
         self._tell()
 
-    def holds(self, call: Asking) -> bool:
+    def holds(self, call: object) -> bool:
         """Whether a call that is about to start has to wait until there is room."""
         if call in self._passing:
             self._passing.discard(call)
@@ -102,14 +95,14 @@ class Outlet:
             return False
         return not self._waiting and len(self._items) >= self._size
 
-    def hold(self, call: Asking, resume: Callable[[], None]) -> None:
+    def hold(self, call: object, resume: Callable[[], None]) -> None:
         """Have the call resumed when there is room."""
         self._held.append((call, resume))
 
-    def forget(self, place: object) -> None:
-        """The calls of a map that is over, before its run is, do not ask any more."""
-        self._held = deque((call, resume) for call, resume in self._held if call.place is not place)
-        self._passing = {call for call in self._passing if call.place is not place}
+    def forget(self, is_gone: Callable[[Any], bool]) -> None:
+        """Some calls do not ask any more: they were withdrawn, or what they stand in is over."""
+        self._held = deque((call, resume) for call, resume in self._held if not is_gone(call))
+        self._passing = {call for call in self._passing if not is_gone(call)}
         self._follow()
 
     def _follow(self) -> None:

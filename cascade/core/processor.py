@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, current_token
 
-from cascade.core.calls import Call, Failed, Flight, is_control, is_gone
+from cascade.core.calls import NOWHERE, Call, Failed, Flight, is_control, is_gone
 from cascade.core.cancellation import has_ended, is_being_cancelled, requests
 from cascade.errors import DeadlockError, TaskTimeoutError
 from cascade.events import (
@@ -244,6 +244,8 @@ class Processor:
     def is_admitted(self, call: Call) -> bool:
         """Whether the gate admits the call, if it is to ask now; else it waits without a task."""
         self._asking.discard(call)
+        if is_gone(call.place):
+            return False
         if call.ticket is not None or self._asks_later(call):
             return True
         try:
@@ -592,6 +594,17 @@ class Processor:
         """
         if call.ticket is not None:
             AROUND.set((*self._session(call).around, call.ticket))
+
+    def withdraws(self, call: Call) -> bool:
+        """Whether the call, which has not begun, is withdrawn: whoever has it does not start it."""
+        if call.has_begun:
+            return False
+        ticket = call.ticket
+        if ticket is not None and ticket.reason is not None and self._activity is not None:
+            self._activity.resumed(call.slot.name, ticket.reason, call.attempt)
+        self.give_back(call)
+        call.place = NOWHERE
+        return True
 
     def give_back(self, call: Call) -> None:
         """The attempt is over, or it was cancelled before it started."""

@@ -8,7 +8,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from cascade.core.calls import Call, Place
+from cascade.core.feeds import Feed
 from cascade.core.pace import BATCH, SLICE, in_slices
+from cascade.core.values import Skipped
 from cascade.errors import ResourceNotFoundError
 from cascade.graph.plan import inputs_of
 from cascade.graph.slices import Work
@@ -253,6 +255,17 @@ class Strategy:
         raise NotImplementedError
 
 
+class Items(Protocol):
+    """The items of a map that was started, as another map sees them, whose elements they give."""
+
+    @property
+    def length(self) -> int | None: ...
+    def follow(self, then: Callable[[int, Any], None]) -> None: ...
+    def withdraw(self) -> None: ...
+    def complete(self, skipped: Skipped | None) -> None: ...
+    def go_on(self) -> None: ...
+
+
 class EvaluationPlace(Place):
     """An evaluation, as trampolines and map items see it.
 
@@ -296,6 +309,34 @@ class EvaluationPlace(Place):
 
     def settle_map(self, slot: Slot, value: Any) -> None:
         """All items of the map have their values; it is skipped if a fallback was."""
+        raise NotImplementedError
+
+    def on_settled(self, index: int, then: Callable[[Any], None]) -> None:
+        """Demand the slot, and have `then` called with its value, or the Skipped it is."""
+        raise NotImplementedError
+
+    def has_settled(self, index: int) -> bool:
+        """Whether the slot has its value, or is skipped."""
+        raise NotImplementedError
+
+    def value(self, ref: Ref) -> Any:
+        """The literal or settled value of a reference."""
+        raise NotImplementedError
+
+    def when_begun(self, index: int, then: Callable[[Items], None]) -> None:
+        """Have `then` called with the items of a map, now or when they begin."""
+        raise NotImplementedError
+
+    def lacks_inputs(self, slot: Slot) -> bool:
+        """Whether something that all items of a map need is skipped."""
+        raise NotImplementedError
+
+    def column(self, slot: Slot, name: str) -> Any:
+        """What a map takes item by item as one argument: a list, or what is read lazily."""
+        raise NotImplementedError
+
+    def start_items(self, slot: Slot, feed: Feed) -> Items:
+        """Start a map with what feeds it, now that what all items need is there."""
         raise NotImplementedError
 
     def is_streamed(self, slot: Slot) -> bool:

@@ -91,6 +91,7 @@ class Slot:
         "amounts",
         "args",
         "argument_slots",
+        "base",
         "bound",
         "cache",
         "concurrency",
@@ -99,10 +100,12 @@ class Slot:
         "default",
         "fallback",
         "fallback_on",
+        "flowing",
         "gate_name",
         "handler",
         "index",
         "inner",
+        "is_followed",
         "is_method",
         "is_node",
         "iterables",
@@ -132,6 +135,9 @@ class Slot:
         self.members: tuple[Ref, ...] = ()
         self.iterables: tuple[str, ...] = ()  # as keywords: in signature order, then as written
         self.lazies: tuple[str, ...] = ()  # those of them that are read while items start
+        self.flowing: tuple[tuple[str, int], ...] = ()  # those whose elements settle one by one
+        self.base: tuple[int, ...] = ()  # of a map that has such ones: what all items need
+        self.is_followed = False  # by the items of another map
         self.data: Ref = 0
         self.routes = _NO_ROUTES
         self.route_numbers = _NO_ROUTES  # a key is looked up once: it may compare oddly
@@ -164,6 +170,34 @@ class Slot:
         self.gate_name = self.name if self.inner is None else GroupName(self.name)
         self.recovers = self.fallback_on is not None or self.settled_on is not None
         self.parts = self._parts()
+
+    def find_flow(self, slots: Sequence[Slot]) -> None:
+        """Find out which iterables of a map have a number of elements before they have values."""
+        if self.lazies:
+            return
+        given = [(name, ref) for name, ref in self.kwargs if name in self.iterables and ref >= 0]
+        self.flowing = tuple([(name, ref) for name, ref in given if slots[ref].is_flow])
+        if self.flowing:
+            flowing = dict(self.flowing)
+            whole = [ref for name, ref in self.kwargs if name not in flowing]
+            self.base = _slots_among((*whole, *self.amount_slots))
+        for _, ref in self.flowing:
+            slots[ref].is_followed = True
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is a list or tuple of expressions, or a map."""
+        is_plain = (self.kind is LIST or self.kind is TUPLE) and not self.data
+        return is_plain or (self.kind is MAP and self.bound is None)
+
+    def heard(self, slots: Sequence[Slot]) -> Iterator[int]:
+        """What a map with a flow hears of as it settles."""
+        if self.flowing:
+            yield from self.after
+            yield from self.base
+            for _, ref in self.flowing:
+                yield ref
+                yield from (member for member in slots[ref].members if member >= 0)
 
     def refs(self) -> Iterator[Ref]:
         """All that it refers to, literals included."""
@@ -332,6 +366,8 @@ class Structure:
                 slot = Slot(len(slots), entry)
                 slots.append(slot)
                 lowest = min(lowest, *slot.refs())
+                if slot.kind is MAP:
+                    slot.find_flow(slots)
                 if slot.lazies and slot.concurrency is None:
                     self.unbounded = slot
                 if slot.is_node:

@@ -125,7 +125,15 @@ CONSTRUCTS = (
     *("threaded", "threaded_pure", "processed", "shared", "twins"),
     *("list", "tuple", "named", "dict", "nested", "param", "env", "resource"),
     *(f"inject {name}" for name in RESOURCES),
-    *("map", "map over a container", "unmapped", "concurrency", "lazily", "lazily async"),
+    *(
+        "map",
+        "map over a container",
+        "map over a map",
+        "unmapped",
+        "concurrency",
+        "lazily",
+        "lazily async",
+    ),
     *("item_sync", "item_pure", "item_co", "item_co_pure", "item_threaded", "item_processed"),
     *("router", "router default", "sequence", "pipeline"),
     *("run_if", "default", "after", "retry", "retry later", "flaky", "raise", "timeout"),
@@ -471,7 +479,11 @@ class Drawing:
             name = "lazily async" if is_async else "lazily"
             self.mark(name)
             return (name, self.one(VALUES)), True
-        if kind < 60:
+        if kind < 50 and self.left > 0:
+            self.left -= 1
+            self.mark("map over a map")
+            return ("node", self.add(self.mapped())), False
+        if kind < 62:
             self.mark("map over a container")
             parts = [("lit", n) if self.chance(60) else self.part(2) for n in range(2)]
             return ("list", tuple(parts)), False
