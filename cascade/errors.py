@@ -259,7 +259,9 @@ class DependencyMissingError(CascadeError, RuntimeError):
 
 
 class DeadlockError(CascadeError, RuntimeError):
-    """A run inside a task of the same engine waits for what only the tasks around it hold.
+    """A call waits for what only the tasks, or groups, around it hold.
+
+    It stands in a run inside a task of the same engine, or in a group.
 
     `task_name` waits, `thing` is what it lacks, `holders` are the names of the tasks that hold it
     and cannot end before the run inside them does.
@@ -274,10 +276,10 @@ class DeadlockError(CascadeError, RuntimeError):
     def __str__(self) -> str:
         names = ", ".join(map(repr, self.holders))
         return (
-            f"task {self.task_name!r}, in a run inside a task of the same engine, waits for the "
-            f"{self.thing}, which is held by {names}, who cannot end before that run does; "
-            "return the expression from the task instead of running it there, or give the task "
-            "less, or the inner run an engine of its own"
+            f"task {self.task_name!r} waits for the {self.thing}, which is held by {names} around "
+            "it, who cannot end before it does; give the task or group around it less, return the "
+            "expression from the task instead of running it there, or give an inner run an engine "
+            "of its own"
         )
 
 

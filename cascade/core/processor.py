@@ -14,7 +14,9 @@ from asyncio import CancelledError, get_running_loop
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from time import perf_counter
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
@@ -53,6 +55,7 @@ logger = logging.getLogger("cascade")
 
 STALL: Final = 0.1  # seconds that an inline task may hold the loop before it is reported
 AGAIN: Final = object()  # instead of a value: the call waits, without a task, and is made ready
+_FOLDER: Final = str(Path(__file__).parent.parent)
 _ABANDONED: Final = object()  # the outcome of a call whose task was cancelled before its turn
 
 
@@ -272,7 +275,10 @@ class Processor:
                     failed = self._answer(call, error)
                     if failed is None:
                         raise
-                    return failed
+                    try:
+                        return failed
+                    finally:
+                        del failed  # which the traceback of its error would refer to
             if pause > 0 or self._is_gated(call):
                 self._run.make_ready_after(pause, call)
                 return AGAIN
@@ -464,6 +470,7 @@ class Processor:
         """What a node, or an item of it, goes on with after a failure; it is published then."""
         if not slot.recovers or self._run.is_over or not isinstance(error, Exception):
             return None
+        BaseException.with_traceback(error, _of_the_user(error.__traceback__))
         falls_back = slot.falls_back(error)
         if not falls_back and (slot.settled_on is None or not slot.settled_on.matches(error)):
             return None
@@ -704,6 +711,16 @@ class Processor:
         # That there is one more argument counts, whatever resource it is.
         extra = [name for name, place, _ in own if place in injected and name[0] == "*"]
         return [*named, *((f"={name}", None) for name in extra)]
+
+
+def _of_the_user(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of Cascade that it begins with.
+
+    These refer to the call, and to where it stands: an error that is data would keep them all.
+    """
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_FOLDER):
+        traceback = traceback.tb_next
+    return traceback
 
 
 def _awaitable(cache: Any, method: str, given: Any) -> Any:

@@ -207,6 +207,7 @@ class _First:
         self._winner: EvaluationScope | None = None
         self._value: Any = None
         self._failures: dict[int, Exception] = {}
+        self._fatal: BaseException | None = None  # which no other alternative makes up for
         self._skipped: Skipped | None = None
         self._tasks: TaskGroup
 
@@ -214,14 +215,19 @@ class _First:
         """The first value. Raises the failures of all, in the order given."""
         async with anyio.create_task_group() as self._tasks:
             self._start(0)
-        fatal = [error for error in self._failures.values() if _ends_run(error)]
-        if fatal:
-            raise fatal[0]
+        # Nothing here refers to a failure any more, whose traceback refers to this frame.
+        fatal, self._fatal = self._fatal, None
+        failures, self._failures = self._failures, {}
+        try:
+            if fatal is not None:
+                raise fatal
+            if self._winner is None and failures:
+                in_order = [failures[number] for number in sorted(failures)]
+                raise ExceptionGroup(f"all of {self._name!r} failed", in_order)
+        finally:
+            del fatal, failures
         if self._winner is not None:
             return self._value
-        if self._failures:
-            failures = [self._failures[number] for number in sorted(self._failures)]
-            raise ExceptionGroup(f"all of {self._name!r} failed", failures)
         assert self._skipped is not None
         return Omitted(self._skipped.because(BY_DATA, "expression"))
 
@@ -234,11 +240,13 @@ class _First:
         scope = self._scopes[number]
         try:
             value = await scope.value(start_next)
-        except Exception as error:
+        except BaseException as error:
             if is_cancellation(error):
                 raise
-            self._failures[number] = error
-            if _ends_run(error):
+            if isinstance(error, Exception) and not _ends_run(error):
+                self._failures[number] = error
+            else:
+                self._fatal = self._fatal or error
                 self._tasks.cancel_scope.cancel()
             return
         if isinstance(value, Skipped):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio
 import pytest
 
 import cascade as cs
-from cascade.testing import assert_strategies_agree
+from cascade.testing import assert_strategies_agree, virtual_time
 
 
 class Broken(Exception):
@@ -407,3 +408,36 @@ def test_the_strategies_agree_on_scopes():
         )
 
     assert_strategies_agree(target)
+
+
+@pytest.mark.parametrize("backend", ["asyncio"])
+def test_an_alternative_that_is_cancelled_natively_fails_the_first(backend, use_vm):
+    """As awaiting it fails in plain Python; it is no failure that a group answers."""
+
+    @cs.task
+    async def cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(10))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    for target in (cs.first(cancelled(), after(5)), cs.group(cancelled())):
+        with pytest.raises(asyncio.CancelledError):
+            cs.run(
+                target.with_fallback(0),
+                use_vm=use_vm,
+                backend=backend,
+                backend_options=virtual_time(backend),
+            )
+
+
+def test_an_interrupt_in_an_alternative_is_never_within_a_group(backend, use_vm):
+    """KeyboardInterrupt reaches the caller of the run as itself."""
+
+    @cs.task
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    for target in (cs.first(interrupted(), after(5)), cs.group(interrupted())):
+        with pytest.raises(KeyboardInterrupt):
+            cs.run(target, use_vm=use_vm, backend=backend, backend_options=virtual_time(backend))
