@@ -19,7 +19,6 @@ from anyio.abc import TaskGroup
 from cascade.core.calls import Call, Holder, Omitted, Place
 from cascade.core.cancellation import is_cancellation
 from cascade.core.failures import Failing
-from cascade.core.pace import in_slices
 from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace
 from cascade.core.values import BY_DATA, BY_SEQUENCE, Skipped
 from cascade.errors import CascadeError, DependencyMissingError
@@ -100,7 +99,7 @@ class EvaluationScope(Place, Failing):
             try:
                 async with anyio.create_task_group() as self.tasks:
                     try:
-                        await self._begin()
+                        self._begin()
                         if begun is not None:
                             begun()
                         await self._ended.wait()
@@ -123,19 +122,26 @@ class EvaluationScope(Place, Failing):
             self._let_go()
             del interruption
 
-    async def _begin(self) -> None:
+    def _begin(self) -> None:
+        """Begin the evaluation, or have it begun before anything else is started."""
         strategy, structure = self._home.strategy, self._home.structure
+        if strategy.is_prepared(structure, self._ref, True, NO_OVERRIDES):
+            self._evaluate(None)
+        else:
+            # Not awaited here: others would go on meanwhile, or not, as time has it.
+            strategy.prepare_then(structure, self._ref, NO_OVERRIDES, self._evaluate)
+
+    def _evaluate(self, _: None) -> None:
+        if self.is_over:
+            return
+        strategy = self._home.strategy
         try:
-            if not strategy.is_prepared(structure, self._ref, True, NO_OVERRIDES):
-                await in_slices(strategy.preparing(structure, self._ref, True, NO_OVERRIDES))
             evaluation = strategy.evaluation(
-                structure, self._ref, self._home.data, around=self._home, place=self
+                self._home.structure, self._ref, self._home.data, around=self._home, place=self
             )
             evaluation.begin(self.finish)
             strategy.propagate()
         except Exception as error:
-            if is_cancellation(error):
-                raise
             self.fail(error, f"in {self.local_id(0)}, of run {strategy.run.id}")
 
     def finish(self, value: Any) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, TypeVar, overload
 
-from cascade.workflow.expressions import Expression, Inner, LazyResult, refuse_task
+from cascade.plain import brief
+from cascade.workflow.expressions import Expression, Inner, Lazy, LazyResult, Router, refuse_task
 from cascade.workflow.task import Task, TaskKind
 
 T = TypeVar("T")
@@ -44,8 +45,8 @@ def first(*expressions: Any, name: str = "first") -> LazyResult[Any]:
 
     All are demanded, each as by `cs.group`. A failure counts once all have failed: then they make
     an `ExceptionGroup`, in the order given. Those that are skipped do not count; if all are, so is
-    the node. Raises `ValueError` for no expressions, `TypeError` for a Task that was meant to be
-    called.
+    the node. Raises `ValueError` for no expressions, `TypeError` for a list of them and for a Task
+    that was meant to be called.
 
     >>> import cascade as cs
     >>> @cs.task
@@ -58,6 +59,11 @@ def first(*expressions: Any, name: str = "first") -> LazyResult[Any]:
     """
     if not expressions:
         raise ValueError("cs.first needs at least one expression")
+    if len(expressions) == 1 and not isinstance(expressions[0], Lazy | Router):
+        raise TypeError(
+            f"cs.first takes its expressions one by one, not {brief(expressions[0])}; "
+            "write cs.first(a, b), or cs.first(*expressions)"
+        )
     for expression in expressions:
         refuse_task(expression, "an expression of cs.first")
     return _node("first", name, expressions)

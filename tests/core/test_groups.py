@@ -350,6 +350,8 @@ def test_bad_input_is_refused_where_it_is_given():
     """A first of nothing, a Task that was not called, a cache without a key, a cycle."""
     with pytest.raises(ValueError, match="at least one"):
         cs.first()
+    with pytest.raises(TypeError, match=r"cs\.first\(\*expressions\)"):
+        cs.first([inline(), inline()])
     with pytest.raises(TypeError, match=r"write task\(\.\.\.\)"):
         cs.group(inline)
     with pytest.raises(TypeError, match="no arguments"):

@@ -319,7 +319,8 @@ class Drawing:
             routes.append(("b", None))
         for key in ("c", "d"):
             if self.chance(40) and (self.left > 0 or self.nodes):
-                route = self.new_part()
+                is_scope = self.chance(12)
+                route = ("node", self.add(self.scope())) if is_scope else self.new_part()
                 if route[0] == "node" and self.nodes[route[1]].kind not in ("sequence", "pipeline"):
                     node = self.nodes[route[1]]
                     self.mark(f"route to {node.kind}")
@@ -508,10 +509,11 @@ class Drawing:
     def scope(self) -> Node:
         """A group, or the first of several."""
         kind = self.one(("group", "group", "first"))
+        # Of several alternatives the first is free, and what those that lose had done.
+        args = (("0", self.part(1)),)
+        if args[0][1][0] != "node":  # a first of one container is refused
+            kind = "group"
         self.mark(kind)
-        # What awaits may have its value at one instant with others, and any of them is the first.
-        count = 1 + self.choose(3) if kind == "first" and self.flavour == "inline" else 1
-        args = tuple((str(number), self.part(1)) for number in range(count))
         return Node(kind, args=args, chain=self.chain(f"co {kind}", (0, (), kind)))
 
     # Chain methods
