@@ -54,6 +54,11 @@ class CascadeError(Exception):
     ends_run: ClassVar[bool] = True
 
 
+def ends_run(error: BaseException) -> bool:
+    """Whether `error` ends the run whatever policies and scopes it meets."""
+    return isinstance(error, CascadeError) and error.ends_run
+
+
 class CycleError(CascadeError, ValueError):
     """The expressions, or the resource providers, depend on each other in a circle.
 

@@ -21,7 +21,7 @@ from cascade.core.cancellation import is_cancellation
 from cascade.core.failures import Failing
 from cascade.core.strategy import NO_OVERRIDES, EvaluationPlace
 from cascade.core.values import BY_DATA, BY_SEQUENCE, Skipped
-from cascade.errors import CascadeError, DependencyMissingError
+from cascade.errors import DependencyMissingError, ends_run
 
 if TYPE_CHECKING:
     from cascade.core.holdings import Holdings
@@ -156,13 +156,17 @@ class EvaluationScope(Place, Failing):
 
     def stop(self) -> None:
         """Nothing starts in it any more, and what runs is cancelled."""
+        self.start_no_more()
+        self._home.strategy.run.services.gate.end_run(self.session)
+        self._ended.set()
+        self.tasks.cancel_scope.cancel()
+
+    def start_no_more(self) -> None:
+        """Nothing starts in it any more, nor in the scopes within it."""
         todo: list[EvaluationScope] = [self]
         for scope in todo:  # grows
             scope.is_over = True
             todo.extend(scope._children)
-        self._home.strategy.run.services.gate.end_run(self.session)
-        self._ended.set()
-        self.tasks.cancel_scope.cancel()
 
     def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._home.strategy.run.spawn(function, self)
@@ -249,7 +253,7 @@ class _First:
         except BaseException as error:
             if is_cancellation(error):
                 raise
-            if isinstance(error, Exception) and not _ends_run(error):
+            if isinstance(error, Exception) and not ends_run(error):
                 self._failures[number] = error
             else:
                 self._fatal = self._fatal or error
@@ -268,8 +272,4 @@ class _First:
         self._winner = scope
         for other in self._scopes:
             if other is not scope:
-                other.is_over = True
-
-
-def _ends_run(error: Exception) -> bool:
-    return isinstance(error, CascadeError) and error.ends_run
+                other.start_no_more()

@@ -11,7 +11,7 @@ from math import isfinite
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
-from cascade.errors import CascadeError
+from cascade.errors import ends_run
 from cascade.plain import function_name, type_name
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
@@ -165,7 +165,7 @@ def matches(on: RetryOn, error: BaseException) -> bool:
 
     What is wrong with the program itself is nothing that another attempt, or a fallback, mends.
     """
-    if isinstance(error, CascadeError) and error.ends_run:
+    if ends_run(error):
         return False
     if isinstance(on, type | tuple):
         return is_of(error, on)

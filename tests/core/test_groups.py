@@ -303,6 +303,14 @@ def test_the_first_value_wins(run):
     assert run(cs.first(fails(), 7, after(1))) == 7
 
 
+def test_scopes_within_an_alternative_that_lost_start_nothing(run):
+    """Whatever gets ready in them at the instant at which another alternative wins."""
+    log = Log()
+    lost = cs.group(inline(after(1, "lost")))
+    assert run(cs.first(after(1, "won"), lost), bus=log.bus) == "won"
+    assert [task_id for task_id in log.of("Started") if "inline" in task_id] == []
+
+
 def test_all_failures_of_a_first_come_in_the_order_given(run):
     """An ExceptionGroup, which a retry, a fallback or settled answers like any failure."""
     target = cs.first(fails_after(2, "a"), fails_after(1, "b"), inline().run_if(False))
